@@ -203,9 +203,9 @@ class RedshiftBins:
         >>> RedshiftBins(n=2).pdf(torch.zeros(1, 2))
         tensor([[0.5000, 0.5000]])
         """
-        logits = _tensor(logits)
-        self._check_shape(logits, "logits")
-        pdf = logits.float().softmax(dim=-1)
+        values = _tensor(logits)
+        self._check_shape(values, "logits")
+        pdf = values.float().softmax(dim=-1)
         bad = pdf.isnan().any(dim=-1)
         if bool(bad.any()):
             raise ValueError(
@@ -243,8 +243,8 @@ class RedshiftBins:
         >>> RedshiftBins(n=2).mean(torch.tensor([[0.5, 0.5]]))
         tensor([0.5000])
         """
-        pdf = self._check_pdf(pdf)
-        return (pdf * self.centers.to(pdf.dtype).to(pdf.device)).sum(dim=-1)
+        p = self._check_pdf(pdf)
+        return (p * self.centers.to(p.dtype).to(p.device)).sum(dim=-1)
 
     def mode(self, pdf: Any) -> Tensor:
         """Centre of the most probable bin; the first one of several.
@@ -256,8 +256,8 @@ class RedshiftBins:
         >>> RedshiftBins(n=2).mode(torch.tensor([[0.1, 0.9]]))
         tensor([0.7500])
         """
-        pdf = self._check_pdf(pdf)
-        return self.centers.to(pdf.dtype).to(pdf.device)[pdf.argmax(dim=-1)]
+        p = self._check_pdf(pdf)
+        return self.centers.to(p.dtype).to(p.device)[p.argmax(dim=-1)]
 
     def median(self, pdf: Any) -> Tensor:
         """Redshift with half of the row's probability below it.
@@ -270,12 +270,12 @@ class RedshiftBins:
         >>> RedshiftBins(n=2).median(torch.tensor([[0.25, 0.75]]))
         tensor([0.6667])
         """
-        pdf = self._check_pdf(pdf)
-        cdf = pdf.cumsum(dim=-1)
+        p = self._check_pdf(pdf)
+        cdf = p.cumsum(dim=-1)
         half = cdf[:, -1:] / 2
         k = torch.searchsorted(cdf, half)
-        part = 1 - (cdf.gather(1, k) - half) / pdf.gather(1, k)
-        left = self.edges.to(pdf.dtype).to(pdf.device)[k]
+        part = 1 - (cdf.gather(1, k) - half) / p.gather(1, k)
+        left = self.edges.to(p.dtype).to(p.device)[k]
         return (left + self.width * part).squeeze(1)
 
     def _check_shape(self, values: Tensor, name: str) -> None:
@@ -286,20 +286,20 @@ class RedshiftBins:
             )
 
     def _check_pdf(self, pdf: Any) -> Tensor:
-        pdf = _tensor(pdf)
-        self._check_shape(pdf, "pdf")
-        pdf = pdf if pdf.dtype == torch.float64 else pdf.float()
+        p = _tensor(pdf)
+        self._check_shape(p, "pdf")
+        p = p if p.dtype == torch.float64 else p.float()
         # Written so that NaN counts as bad.
-        bad = ~((pdf >= 0).all(dim=-1) & ((pdf.sum(dim=-1) - 1).abs() <= 1e-3))
+        bad = ~((p >= 0).all(dim=-1) & ((p.sum(dim=-1) - 1).abs() <= 1e-3))
         if bool(bad.any()):
             row = _first(bad)[0]
             raise ValueError(
                 f"A PDF must be non-negative with rows that sum to 1; {int(bad.sum())} of "
                 f"{len(bad)} rows are not (NaN counts), the first is row {row}: minimum "
-                f"{float(pdf[row].min()):.6g}, sum {float(pdf[row].sum()):.6g}. "
+                f"{float(p[row].min()):.6g}, sum {float(p[row].sum()):.6g}. "
                 "Use bins.pdf(logits) for logits; divide other rows by their sum."
             )
-        return pdf
+        return p
 
 
 def _tensor(values: Any) -> Tensor:
