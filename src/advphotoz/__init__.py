@@ -1,0 +1,30 @@
+"""How wrong a photo-z network can be made by a tiny change, and how to train one that resists.
+
+Five nouns combine: a *ball* (the allowed perturbations), an *objective* (what to make worse), an
+*attack* (how to search), redshift *bins* and a *model*. `AdversarialTrainer` trains with attacks
+(Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
+"""
+
+from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, ZeroGradientWarning, l2_pgd
+from advphotoz.balls import Ball, L2Ball, LinfBall, l2_eps_from_linf
+from advphotoz.objectives import CrossEntropy, RedshiftError, TowardRedshift
+from advphotoz.redshift import RedshiftBins
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "Ball",
+    "CrossEntropy",
+    "L2Ball",
+    "LinfBall",
+    "RedshiftBins",
+    "RedshiftError",
+    "TowardRedshift",
+    "UniformNoise",
+    "ZeroGradientWarning",
+    "l2_eps_from_linf",
+    "l2_pgd",
+]

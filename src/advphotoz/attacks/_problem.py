@@ -1,0 +1,188 @@
+"""The maximisation that a gradient attack faces (Campagne 2020, Eq. 4), without leaving a trace."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from advphotoz._checks import check_images, check_rows
+from advphotoz._rounding import add_inward
+from advphotoz.attacks.attack import ZeroGradientWarning
+from advphotoz.objectives import CrossEntropy, Objective
+
+__all__ = ["Problem", "check_batch", "place", "posed"]
+
+Bounds = tuple[float, float] | None
+
+
+def check_batch(x: Any, target: Any, context: Any, bounds: Bounds = None) -> None:
+    """Refuse a batch that no attack can work on; see the messages."""
+    check_images(x)
+    if isinstance(context, Tensor) or not isinstance(context, Sequence):
+        raise TypeError("context must be a tuple of tensors: write context=(ebv,)")
+    named = {f"context[{i}]": value for i, value in enumerate(context)}
+    check_rows(x, {"target": target, **named})
+    if bounds is not None:
+        outside = (x < bounds[0]) | (x > bounds[1])
+        if bool(outside.any()):
+            raise ValueError(
+                f"x must lie inside the stated bounds {bounds}, but {int(outside.sum())} of its "
+                f"{x.numel()} pixels do not (range {x.min().item():.6g} to {x.max().item():.6g}); "
+                "widen the bounds, or leave them out: pixels are unbounded by default"
+            )
+
+
+def place(x: Tensor, delta: Tensor, bounds: Bounds) -> Tensor:
+    """Return x + delta, no entry further from x than |delta|, in bounds, in x's memory format."""
+    moved = add_inward(x, delta)
+    if bounds is not None:
+        moved = moved.clamp(*bounds)
+    return moved if moved.stride() == x.stride() else torch.empty_like(x).copy_(moved)
+
+
+class Problem:
+    """One batch, one model, one objective: its value and its input gradient, per sample."""
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        x: Tensor,
+        target: Tensor,
+        context: tuple[Tensor, ...],
+        objective: Objective,
+        targeted: bool,
+    ) -> None:
+        self.x = x
+        self._model, self._target, self._context = model, target, context
+        self._objective, self._sign = objective, -1.0 if targeted else 1.0
+        self._not_finite: list[Tensor] = []
+        self._all_zero: list[Tensor] = []
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return what the attack maximises, one number per sample, shape (N,)."""
+        with torch.no_grad():
+            return self._value(x)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Return the gradient of that value with respect to each sample, in the shape of x."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = self._value(x)
+            grad = None
+            if value.requires_grad:
+                (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+        if grad is None:
+            raise ValueError(
+                "the objective does not depend on x in a differentiable way; a detach(), argmax() "
+                "or NumPy call inside the model or the objective cuts the gradient"
+            )
+        # Kept on the device and looked at once, in check_gradients: no waiting inside the loop.
+        self._not_finite.append((~torch.isfinite(grad)).flatten(1).any(1).sum())
+        self._all_zero.append((grad == 0).all())
+        return grad
+
+    def check_gradients(self) -> None:
+        """Raise if any gradient was not finite, warn if one was zero in the whole batch."""
+        if not self._not_finite:
+            return
+        not_finite = torch.stack(self._not_finite).tolist()
+        for step, count in enumerate(not_finite):
+            if count:
+                raise ValueError(
+                    f"the gradient is not finite for {count} of {len(self.x)} samples at gradient "
+                    f"evaluation {step + 1}; look for a square root or logarithm of zero, or an "
+                    "overflow of half precision, in the model or the objective"
+                )
+        zero = torch.stack(self._all_zero).tolist()
+        if any(zero):
+            warnings.warn(
+                f"the gradient is zero everywhere in a batch of {len(self.x)} samples (gradient "
+                f"evaluation {zero.index(True) + 1}): the attack has no direction to follow, and "
+                "its weakness here does not show that the model is robust",
+                ZeroGradientWarning,
+                stacklevel=4,
+            )
+
+    def _value(self, x: Tensor) -> Tensor:
+        output = self._model(x, *self._context)
+        if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
+            output = output.float()
+        with torch.autocast(x.device.type, enabled=False):
+            value: Any = self._objective(output, self._target)
+        if not isinstance(value, Tensor) or value.shape != (len(x),):
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"an objective must return one value per sample, shape ({len(x)},), got {came}; "
+                "write reduction='none' where a loss would average"
+            )
+        signed: Tensor = self._sign * value
+        return signed
+
+
+@contextmanager
+def posed(
+    model: Callable[..., Any],
+    x: Tensor,
+    target: Tensor,
+    context: Sequence[Tensor],
+    *,
+    objective: Objective | None,
+    targeted: bool,
+    bounds: Bounds,
+    eval_mode: bool,
+) -> Iterator[Problem]:
+    """Pose the problem on a checked batch; afterwards everything is as it was, also on an error."""
+    with torch.inference_mode(False), torch.no_grad():
+        check_batch(x, target, context, bounds)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module  # torch.autograd.grad does not work through the wrapper
+        with ExitStack() as stack:
+            if isinstance(model, nn.Module):
+                stack.enter_context(_untouched(model, x.device, eval_mode))
+            problem = Problem(
+                model,
+                _plain(x),
+                _plain(target),
+                tuple(_plain(value) for value in context),
+                objective or CrossEntropy(),
+                targeted,
+            )
+            yield problem
+            problem.check_gradients()
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Detach, and copy a tensor made in inference mode, which autograd cannot use."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
+@contextmanager
+def _untouched(model: nn.Module, device: torch.device, eval_mode: bool) -> Iterator[None]:
+    """Freeze the weights and set the mode; put flags, buffers and random state back at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    buffers = [] if eval_mode else [(b, b.clone()) for b in model.buffers()]
+    with ExitStack() as stack:
+        if not eval_mode:
+            devices = [device] if device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices))
+        try:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            if eval_mode:
+                for module, _ in modes:
+                    module.training = False
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            for buffer, before in buffers:
+                buffer.copy_(before)
