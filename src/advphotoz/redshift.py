@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advphotoz._arrays import as_tensor
+
 __all__ = ["RedshiftBins"]
 
 
@@ -109,7 +111,7 @@ class RedshiftBins:
         >>> RedshiftBins(clip=True).check([0.5, 1.5])
         tensor([0.5000, 1.0000], dtype=torch.float64)
         """
-        values = _tensor(z)
+        values = as_tensor(z)
         if not values.is_floating_point():
             raise TypeError(
                 f"z must be floating point; got {values.dtype}. If these are bin numbers, "
@@ -203,7 +205,7 @@ class RedshiftBins:
         >>> RedshiftBins(n=2).pdf(torch.zeros(1, 2))
         tensor([[0.5000, 0.5000]])
         """
-        values = _tensor(logits)
+        values = as_tensor(logits)
         self._check_shape(values, "logits")
         pdf = values.float().softmax(dim=-1)
         bad = pdf.isnan().any(dim=-1)
@@ -286,7 +288,7 @@ class RedshiftBins:
             )
 
     def _check_pdf(self, pdf: Any) -> Tensor:
-        p = _tensor(pdf)
+        p = as_tensor(pdf)
         self._check_shape(p, "pdf")
         p = p if p.dtype == torch.float64 else p.float()
         # Written so that NaN counts as bad.
@@ -300,14 +302,6 @@ class RedshiftBins:
                 "Use bins.pdf(logits) for logits; divide other rows by their sum."
             )
         return p
-
-
-def _tensor(values: Any) -> Tensor:
-    """Arrays and tensors keep their precision; numbers and lists are read in float64."""
-    if isinstance(values, Tensor):
-        return values
-    array = np.array(values, dtype=None if hasattr(values, "__array__") else np.float64)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # FITS is big-endian
 
 
 def _first(mask: Tensor) -> tuple[int, ...]:

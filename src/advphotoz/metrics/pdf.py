@@ -1,0 +1,145 @@
+"""Metrics of redshift PDFs on bins; exact for a density that is constant within a bin."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from advphotoz._arrays import as_tensor
+from advphotoz.redshift import RedshiftBins
+
+__all__ = ["cde_loss", "crps", "nll", "pit"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+
+def pit(pdf: Any, z_spec: Any, bins: RedshiftBins) -> Array:
+    r"""Probability integral transform: the CDF at z_spec, uniform for calibrated PDFs.
+
+    .. math:: \mathrm{PIT} = F(z_{spec})
+
+    Parameters
+    ----------
+    pdf : array or Tensor, (N, n)
+        Probabilities of the bins.
+    z_spec : array, Tensor or list, (N,)
+        True redshifts, within the bins.
+    bins : RedshiftBins
+        The grid of the PDFs.
+
+    Returns
+    -------
+    ndarray, (N,)
+        float64 in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, N is 0, a row is no PDF, or a z_spec is NaN, infinite or outside
+        the bins.
+
+    Examples
+    --------
+    >>> from advphotoz.redshift import RedshiftBins
+    >>> pit([[0.5, 0.5]], [0.25], RedshiftBins(n=2))
+    array([0.25])
+    """
+    p, k, t = _pdf_and_bin(pdf, z_spec, bins)
+    return np.asarray(_below(p, k) + _at(p, k) * t).clip(0, 1)  # rounding of the sum
+
+
+def crps(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
+    r"""Mean continuous ranked probability score; in redshift, 0 is perfect.
+
+    .. math::
+        \mathrm{CRPS} = \int_{z_{min}}^{z_{max}} \left(F(z) - [z \ge z_{spec}]\right)^2 dz
+
+    (Gneiting & Raftery 2007, Sec. 4.2; for redshifts Polsterer et al. 2016, arXiv:1608.08016.)
+    The CDF is linear in a bin, so the integral is exact. Parameters and errors are those of
+    :func:`pit`.
+
+    Examples
+    --------
+    >>> round(crps([[0.5, 0.5]], [0.5], RedshiftBins(n=2)), 6)
+    0.083333
+    """
+    p, k, t = _pdf_and_bin(pdf, z_spec, bins)
+    right = p.cumsum(axis=1)
+    left = right - p
+    j = np.arange(bins.n)
+    # Bins left of z_spec hold the integral of F^2, bins right of it that of (1 - F)^2.
+    outside = np.where(j < k, _square(left, right), _square(1 - left, 1 - right))
+    outside[j == k] = 0
+    a, b = _at(left, k), _at(right, k)
+    middle = a + (b - a) * t
+    inside = t * _square(a, middle) + (1 - t) * _square(1 - middle, 1 - b)
+    return float(bins.width * (outside.sum(axis=1) + inside).mean())
+
+
+def cde_loss(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
+    r"""Conditional density estimation loss, up to its constant; lower is better.
+
+    .. math:: L = \langle \textstyle\int p(z)^2 dz \rangle - 2\, \langle p(z_{spec}) \rangle
+
+    (Izbicki & Lee 2017, arXiv:1704.08095.) p is a density, in 1/redshift, and the integral is
+    exact. Parameters and errors are those of :func:`pit`.
+
+    Examples
+    --------
+    >>> cde_loss([[0.5, 0.5]], [0.25], RedshiftBins(n=2))
+    -1.0
+    """
+    p, k, _ = _pdf_and_bin(pdf, z_spec, bins)
+    squares = (p**2).sum(axis=1) / bins.width
+    return float((squares - 2 * _at(p, k) / bins.width).mean())
+
+
+def nll(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
+    r"""Mean negative log-likelihood of z_spec.
+
+    .. math:: \mathrm{NLL} = -\langle \log p(z_{spec}) \rangle
+
+    p is a density, in 1/redshift: the cross-entropy on the bins plus log(width). It is infinite
+    if the PDF of any sample is 0 at its z_spec. Parameters and errors are those of :func:`pit`.
+
+    Examples
+    --------
+    >>> round(nll([[0.25, 0.75]], [0.25], RedshiftBins(n=2)), 6)
+    0.693147
+    """
+    p, k, _ = _pdf_and_bin(pdf, z_spec, bins)
+    with np.errstate(divide="ignore"):
+        return float(-np.log(_at(p, k) / bins.width).mean())
+
+
+def _pdf_and_bin(
+    pdf: Any, z_spec: Any, bins: RedshiftBins
+) -> tuple[Array, npt.NDArray[Any], Array]:
+    """Return the probabilities, each sample's bin (N, 1), and the place of z_spec in it (N,)."""
+    p = bins._check_pdf(pdf).detach().cpu().double().numpy()
+    z = as_tensor(z_spec).detach().cpu()
+    if z.shape != p.shape[:1] or not len(p):
+        raise ValueError(
+            f"z_spec must hold one redshift per PDF, and there must be at least one; got z_spec "
+            f"of shape {tuple(z.shape)} and pdf of shape {p.shape}."
+        )
+    k = bins.index(z).numpy()
+    left = bins.edges.numpy()[k]
+    # z is compared with the edges in its own precision, so that it may miss the bin by a rounding.
+    t = ((bins.check(z).double().numpy() - left) / bins.width).clip(0, 1)
+    return p / p.sum(axis=1, keepdims=True), k[:, None], t
+
+
+def _at(values: Array, k: npt.NDArray[Any]) -> Array:
+    return np.take_along_axis(values, k, axis=1)[:, 0]
+
+
+def _below(p: Array, k: npt.NDArray[Any]) -> Array:
+    return np.asarray(_at(p.cumsum(axis=1) - p, k))
+
+
+def _square(a: Array, b: Array) -> Array:
+    """Mean over the unit interval of the square of a line from a to b."""
+    return (a * a + a * b + b * b) / 3
