@@ -33,6 +33,7 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "imported-members": True}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 myst_enable_extensions = ["amsmath", "dollarmath", "substitution"]
 myst_heading_anchors = 3
