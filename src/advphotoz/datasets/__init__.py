@@ -1,0 +1,9 @@
+"""Galaxies to train on and to attack: simulated ones, and people's own cutouts."""
+
+from __future__ import annotations
+
+from advphotoz.datasets.cutouts import CutoutDataset
+from advphotoz.datasets.dihedral import random_dihedral
+from advphotoz.datasets.simulation import simulate
+
+__all__ = ["CutoutDataset", "random_dihedral", "simulate"]
