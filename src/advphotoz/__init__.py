@@ -9,12 +9,14 @@ from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, ZeroGradientWarni
 from advphotoz.balls import Ball, L2Ball, LinfBall, l2_eps_from_linf
 from advphotoz.objectives import CrossEntropy, RedshiftError, TowardRedshift
 from advphotoz.redshift import RedshiftBins
+from advphotoz.training import AdversarialTrainer, mix_adversarial
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FGSM",
     "PGD",
+    "AdversarialTrainer",
     "Attack",
     "Ball",
     "CrossEntropy",
@@ -27,4 +29,5 @@ __all__ = [
     "ZeroGradientWarning",
     "l2_eps_from_linf",
     "l2_pgd",
+    "mix_adversarial",
 ]

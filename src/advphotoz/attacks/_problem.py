@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from advphotoz._checks import check_images, check_rows
+from advphotoz._modes import evaluating
 from advphotoz._rounding import add_inward
 from advphotoz.attacks.attack import ZeroGradientWarning
 from advphotoz.objectives import CrossEntropy, Objective
@@ -165,24 +166,29 @@ def _plain(x: Tensor) -> Tensor:
 @contextmanager
 def _untouched(model: nn.Module, device: torch.device, eval_mode: bool) -> Iterator[None]:
     """Freeze the weights and set the mode; put flags, buffers and random state back at the end."""
-    modes = [(module, module.training) for module in model.modules()]
     trainable = [p for p in model.parameters() if p.requires_grad]
-    buffers = [] if eval_mode else [(b, b.clone()) for b in model.buffers()]
     with ExitStack() as stack:
-        if not eval_mode:
+        if eval_mode:
+            stack.enter_context(evaluating(model))
+        else:
+            stack.enter_context(_statistics_kept(model))
             devices = [device] if device.type == "cuda" else []
             stack.enter_context(torch.random.fork_rng(devices))
         try:
             for parameter in trainable:
                 parameter.requires_grad_(False)
-            if eval_mode:
-                for module, _ in modes:
-                    module.training = False
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
             for parameter in trainable:
                 parameter.requires_grad_(True)
-            for buffer, before in buffers:
-                buffer.copy_(before)
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Put every buffer back at the end: a forward pass in train mode moves BatchNorm's."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
