@@ -89,7 +89,6 @@ def simulate(
     Examples
     --------
     >>> import tempfile
-    from numbers import Integral
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data = simulate(2, seed=1, size=32, cache_dir=folder, progress=False)
     >>> data
