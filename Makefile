@@ -35,7 +35,7 @@ test: $(VENV)/test.stamp
 	$(TEST_ENV) $(PY) -m pytest -n $(WORKERS) --doctest-modules src tests
 
 docs: $(VENV)/docs.stamp
-	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(PY) -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo 'Open docs/_build/html/index.html'
 
 api: $(VENV)/test.stamp

@@ -26,7 +26,6 @@ default_role = "py:obj"
 
 html_theme = "furo"
 html_title = "advphotoz"
-html_static_path = ["_static"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
