@@ -2,7 +2,7 @@
 
 An objective is any callable ``(output, target) -> (N,)``; those here take the logits of a network,
 shape (N, n), and plain redshifts, shape (N,). They hold the redshift bins, are frozen and
-hashable, compute in float32 whatever the network's precision, and can be differentiated with
+hashable, compute in float32 for a network of half precision too, and can be differentiated with
 respect to the output.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from advphotoz._rounding import compute_dtype
 from advphotoz.redshift import RedshiftBins
 
 __all__ = ["CrossEntropy", "Objective", "RedshiftError", "TowardRedshift"]
@@ -30,7 +31,8 @@ class CrossEntropy:
     .. math:: \ell = -\log \mathrm{softmax}(f(x))_{k(z_{spec})}
 
     The loss of Campagne 2020 (arXiv:2002.10154), Sec. 2 and :math:`\ell` of Eq. 1. The output is
-    (N, n) logits, the target (N,) redshifts; the result is (N,) float32.
+    (N, n) logits, the target (N,) redshifts; the result is (N,), in
+    float32, or float64 for a float64 output.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ class RedshiftError:
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the redshift error of each sample."""
         logits = _logits(output, target, self.bins)
-        z_spec = self.bins.check(target).float()
+        z_spec = self.bins.check(target).to(logits.dtype)
         with _full_precision(logits):
             return (_mean(logits, self.bins) - z_spec).abs() / (1 + z_spec)
 
@@ -139,11 +141,11 @@ def _full_precision(logits: Tensor) -> torch.autocast:
 
 def _mean(logits: Tensor, bins: RedshiftBins) -> Tensor:
     """Mean redshift under the PDF, without the checks of :meth:`RedshiftBins.mean`."""
-    return (logits.softmax(dim=-1) * bins.centers.float().to(logits.device)).sum(dim=-1)
+    return (logits.softmax(dim=-1) * bins.centers.to(logits.dtype).to(logits.device)).sum(dim=-1)
 
 
 def _logits(output: Any, target: Any, bins: RedshiftBins) -> Tensor:
-    """Return the output in float32, or say why it is not a batch of logits for these targets."""
+    """Return the output in float32 or wider, or say why it is not a batch of logits for these targets."""
     for name, value in (("model's output", output), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"The {name} must be a torch.Tensor; got {type(value).__name__}.")
@@ -160,7 +162,7 @@ def _logits(output: Any, target: Any, bins: RedshiftBins) -> Tensor:
             f"The target must hold one redshift per sample, shape ({len(output)},); got shape "
             f"{tuple(target.shape)}."
         )
-    logits: Tensor = output.float()
+    logits: Tensor = output.to(compute_dtype(output))
     values = logits.detach()
     bad = ~(values < torch.inf).all(dim=-1)
     sums_to_one = ((values.sum(dim=-1) - 1).abs() <= 1e-4).all()

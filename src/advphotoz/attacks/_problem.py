@@ -107,7 +107,7 @@ class Problem:
                 f"evaluation {zero.index(True) + 1}): the attack has no direction to follow, and "
                 "its weakness here does not show that the model is robust",
                 ZeroGradientWarning,
-                stacklevel=4,
+                stacklevel=5,  # past posed, contextlib and the attack: the caller's line
             )
 
     def _value(self, x: Tensor) -> Tensor:

@@ -1,0 +1,395 @@
+"""Attacks against closed-form truth, the problem table, and bad input."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from advphotoz import (
+    FGSM,
+    PGD,
+    CrossEntropy,
+    L2Ball,
+    LinfBall,
+    RedshiftBins,
+    RedshiftError,
+    UniformNoise,
+    ZeroGradientWarning,
+    l2_pgd,
+)
+from advphotoz.testing import check_attack
+from problems import BINS, PROBLEMS, TwoInputs, linear, two_inputs
+
+CONTRACT = [
+    FGSM(0.01),
+    FGSM([0.01, 0.02, 0.03]),
+    FGSM(0.3, bounds=(-2, 2)),
+    FGSM(0.01, eval_mode=False),
+    PGD(LinfBall(0.01)),
+    PGD(LinfBall(0.1), targeted=True),
+    PGD(LinfBall(0.01), random_start=True),
+    PGD(LinfBall([0.1, 0.2]), step_size=[0.05, 0.1], steps=3),
+    PGD(L2Ball(0.5, per_band=True), steps=2, bounds=(-1, 1)),
+    PGD(LinfBall(0.1), objective=RedshiftError(RedshiftBins(0, 0.4, 50)), steps=3),
+    l2_pgd(0.31, steps=4),
+    l2_pgd([0.1] * 4, steps=3, restarts=3),
+    UniformNoise(0.01),
+    UniformNoise([0.1, 0.2], bounds=(-1, 1)),
+]
+
+
+@pytest.mark.parametrize("attack", CONTRACT, ids=repr)
+def test_contract(attack):
+    check_attack(attack)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
+@pytest.mark.parametrize("kind", ["fgsm", "pgd", "l2", "restarts"])
+def test_objective_rises(problem, kind):
+    model, x, z, context, objective = problem()
+    model.eval()
+    attack = {
+        "fgsm": FGSM(1e-3, objective=objective),
+        "pgd": PGD(LinfBall(1e-3), objective=objective),
+        "l2": l2_pgd(1e-2, objective=objective),
+        "restarts": PGD(LinfBall(1e-3), restarts=2, random_start=True, objective=objective),
+    }[kind]
+    x_adv = attack(model, x, z, context=context, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = (objective(model(images, *context), z) for images in (x, x_adv))
+    assert (after >= before).all()
+    assert (after > before).any()
+
+
+@pytest.mark.parametrize("attack", [FGSM(0.1), PGD(LinfBall(0.1)), PGD(L2Ball(0.1))], ids=repr)
+def test_linear_model_reaches_the_known_maximum(attack):
+    """On w.x the best rise is eps norm_1(w) in L-infinity and eps norm_2(w) in L2."""
+    import dataclasses
+
+    model, x, z, context, objective = linear()
+    model, x, z = model.double(), x.double(), z.double()
+    x_adv = dataclasses.replace(attack, objective=objective)(model, x, z, context=context)
+    rise = objective(model(x_adv), z) - objective(model(x), z)
+    order = 2 if isinstance(getattr(attack, "ball", None), L2Ball) else 1
+    best = 0.1 * torch.linalg.vector_norm(model.weight.flatten(), ord=order)
+    torch.testing.assert_close(rise, best.expand(4), rtol=1e-9, atol=1e-9)
+
+
+def test_per_band_maximum():
+    model, x, z, context, objective = linear()
+    eps = [0.1, 0.2, 0.0, 0.4, 0.5]
+    model, x, z = model.double(), x.double(), z.double()
+    rows = model.weight.flatten(1)
+    for attack, order in (
+        (FGSM(eps, objective=objective), 1),
+        (PGD(L2Ball(eps), objective=objective, step_size=eps), 2),
+    ):
+        rise = objective(model(attack(model, x, z, context=context)), z) - objective(model(x), z)
+        dual = torch.linalg.vector_norm(rows, ord=order, dim=1)
+        best = (torch.tensor(eps, dtype=torch.float64) * dual).sum()
+        torch.testing.assert_close(rise, best.expand(4), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-8, 1.0, 100.0, 1e4, 6e4])
+@pytest.mark.parametrize(
+    "attack", [FGSM(0.01), PGD(LinfBall(0.01)), l2_pgd(0.31, steps=5), UniformNoise(0.01)], ids=repr
+)
+def test_norm_is_never_above_eps(attack, dtype, size):
+    model, x, z, context, objective = two_inputs()
+    if hasattr(attack, "objective"):
+        import dataclasses
+
+        attack = dataclasses.replace(attack, objective=objective)
+    x = (x.clamp(-1, 1) * size).to(dtype)
+    model = nn.Sequential(_Upcast(), _Unbatch(model, context[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroGradientWarning)
+        x_adv = attack(model, x, z)
+    delta = (x_adv.double() - x.double()).flatten(1)
+    if isinstance(getattr(attack, "ball", None), L2Ball):
+        assert torch.linalg.vector_norm(delta, dim=1).max() <= 0.31
+    else:
+        assert delta.abs().max() <= 0.01
+
+
+class _Upcast(nn.Module):
+    def forward(self, x):
+        return x.float()
+
+
+class _Unbatch(nn.Module):
+    def __init__(self, model, ebv):
+        super().__init__()
+        self.model, self.ebv = model, ebv
+
+    def forward(self, x):
+        return self.model(x, self.ebv)
+
+
+def test_more_steps_and_larger_eps_are_not_weaker():
+    model, x, z, context, objective = two_inputs()
+    model.eval()
+
+    def mean(eps, steps):
+        attack = PGD(LinfBall(eps), steps=steps, objective=objective)
+        with torch.no_grad():
+            return objective(model(attack(model, x, z, context=context), *context), z).mean()
+
+    assert mean(0.1, 5) < mean(0.1, 10) <= mean(0.1, 40) + 1e-3
+    assert mean(0.01, 10) < mean(0.1, 10) < mean(0.3, 10)
+
+
+def test_restarts_keep_the_worst_of_each_sample():
+    model, x, z, context, objective = two_inputs()
+    model.eval()
+
+    def values(restarts):
+        attack = PGD(L2Ball(50.0), steps=2, restarts=restarts, objective=objective)
+        x_adv = attack(model, x, z, context=context, generator=torch.Generator().manual_seed(5))
+        with torch.no_grad():
+            return objective(model(x_adv, *context), z)
+
+    one, three, nine = values(1), values(3), values(9)
+    assert (three >= one - 1e-5).all()
+    assert (nine >= three - 1e-5).all()
+    assert (nine > one).any()
+
+
+def test_random_start_starts_elsewhere():
+    model, x, z, context, objective = two_inputs()
+    attack = PGD(LinfBall(0.1), steps=1, random_start=True, objective=objective)
+    a, b = (
+        attack(model, x, z, context=context, generator=torch.Generator().manual_seed(s))
+        for s in (0, 1)
+    )
+    assert not torch.equal(a, b)
+    plain = PGD(LinfBall(0.1), steps=1, objective=objective)(model, x, z, context=context)
+    torch.testing.assert_close((plain - x).abs().max(), torch.tensor(0.01), rtol=1e-2, atol=0)
+
+
+def test_targeted_moves_towards_the_target():
+    model, x, z, context, _ = two_inputs()
+    model.eval()
+    goal = torch.full_like(z, 0.9)
+    objective = RedshiftError(BINS)
+    attack = PGD(LinfBall(0.5), targeted=True, objective=objective)
+    with torch.no_grad():
+        before, after = (
+            objective(model(images, *context), goal).mean()
+            for images in (x, attack(model, x, goal, context=context))
+        )
+    assert after < before
+
+
+def test_objective_of_the_default_is_the_papers():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 180))
+    x, z = torch.randn(3, 3, 2, 2), torch.rand(3)
+    named = FGSM(0.1, objective=CrossEntropy(RedshiftBins(0, 1, 180)))(model, x, z)
+    assert torch.equal(FGSM(0.1)(model, x, z), named)
+
+
+def test_global_generator_is_the_default():
+    x, z = torch.randn(3, 3, 2, 2), torch.rand(3)
+    torch.manual_seed(7)
+    first = UniformNoise(0.1)(None, x, z)
+    torch.manual_seed(7)
+    assert torch.equal(first, UniformNoise(0.1)(None, x, z))
+
+
+def test_bounds_are_kept():
+    model, x, z, context, objective = two_inputs()
+    low, high = -20.0, 20.0
+    x = x.clamp(low, high)
+    for ball in (LinfBall(3.0), L2Ball(40.0)):
+        attack = PGD(ball, bounds=(low, high), objective=objective, random_start=True)
+        x_adv = attack(model, x, z, context=context)
+        assert x_adv.min() >= low
+        assert x_adv.max() <= high
+        free = PGD(ball, objective=objective, random_start=True)(model, x, z, context=context)
+        assert free.max() > high  # no silent range: unbounded unless stated
+
+
+def test_no_parameter_gradient_is_computed():
+    model, x, z, context, objective = two_inputs()
+    touched = []
+    for parameter in model.parameters():
+        parameter.register_hook(lambda grad: touched.append(grad))
+    PGD(LinfBall(0.1), steps=2, objective=objective)(model, x, z, context=context)
+    assert not touched
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_half_frozen_model_is_as_before_after_an_objective_that_fails():
+    model, x, z, context, _ = two_inputs()
+    model.train()
+    model.norm.eval()
+    model.fc.bias.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def fails(output, target):
+        raise RuntimeError("on purpose")
+
+    for eval_mode in (True, False):
+        with pytest.raises(RuntimeError, match="on purpose"):
+            FGSM(0.1, objective=fails, eval_mode=eval_mode)(model, x, z, context=context)
+        assert model.training
+        assert model.dropout.training
+        assert not model.norm.training
+        assert [p.requires_grad for p in model.fc.parameters()] == [True, False]
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_crafting_in_train_mode_restores_batch_statistics():
+    model, x, z, context, objective = two_inputs()
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    x_adv = FGSM(0.1, objective=objective, eval_mode=False)(model, x, z, context=context)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not torch.equal(x_adv, FGSM(0.1, objective=objective)(model, x, z, context=context))
+
+
+def test_empty_batch_and_zero_eps():
+    model, x, z, context, objective = two_inputs()
+    attack = FGSM(0.1, objective=objective)
+    assert attack(model, x[:0], z[:0], context=(context[0][:0],)).shape == (0, 5, 16, 16)
+    for attack in (FGSM(0.0, objective=objective), l2_pgd(0.0, objective=objective)):
+        x_adv = attack(model, x, z, context=context)
+        assert torch.equal(x_adv, x)
+        assert x_adv.data_ptr() != x.data_ptr()
+
+
+def test_ddp_wrapper_is_attacked_inside(tmp_path):
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without distributed training")
+    model, x, z, context, objective = two_inputs()
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        attack = PGD(LinfBall(0.1), steps=2, objective=objective)
+        assert torch.equal(
+            attack(wrapped, x, z, context=context), attack(model, x, z, context=context)
+        )
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# What bad input says.
+
+
+def refusal(attack, *, x=None, z=None, context=None, model=None):
+    problem = two_inputs()
+    with pytest.raises((ValueError, TypeError)) as caught:
+        attack(
+            problem.model if model is None else model,
+            problem.x if x is None else x,
+            problem.z if z is None else z,
+            context=problem.context if context is None else context,
+        )
+    return str(caught.value)
+
+
+ATTACK = PGD(LinfBall(0.1), steps=2, objective=CrossEntropy(BINS))
+
+
+def test_bad_pixels():
+    x = two_inputs().x
+    x[2, 1, 0, 3], x[4, 0, 0, 0] = math.nan, math.inf
+    message = refusal(ATTACK, x=x)
+    assert "2 of its 7680 values are NaN or infinite" in message
+    assert "(2, 1, 0, 3)" in message
+    assert "floating-point" in refusal(ATTACK, x=two_inputs().x.long())
+    assert "(N, bands, ...)" in refusal(ATTACK, x=torch.zeros(6))
+    assert "torch.Tensor" in refusal(ATTACK, x=two_inputs().x.numpy())
+
+
+def test_bad_companions():
+    problem = two_inputs()
+    assert "x has 6 rows, context[0] of shape (5,) has 5" in refusal(
+        ATTACK, context=(problem.context[0][:5],)
+    )
+    assert "x has 6 rows, target" in refusal(ATTACK, z=problem.z[:1])
+    assert "context=(ebv,)" in refusal(ATTACK, context=problem.context[0])
+    assert "torch.Tensor" in refusal(ATTACK, z=problem.z.tolist())
+    z = problem.z.clone()
+    z[3] = 1.5
+    assert "1.5" in refusal(ATTACK, z=z)
+    z[3] = math.nan
+    assert "NaN" in refusal(ATTACK, z=z)
+
+
+def test_bands_bounds_and_settings():
+    bands = FGSM([0.1, 0.2], objective=CrossEntropy(BINS))
+    assert "2 values were given, one per band, but the images have 5 bands" in refusal(bands)
+    bounded = FGSM(0.1, bounds=(0, 1), objective=CrossEntropy(BINS))
+    message = refusal(bounded)
+    assert "stated bounds (0.0, 1.0)" in message
+    assert "unbounded by default" in message
+    for make, match in [
+        (lambda: PGD(LinfBall(0.1), steps=0), "steps must be at least 1"),
+        (lambda: PGD(LinfBall(0.1), steps=2.5), "steps must be an integer"),
+        (lambda: PGD(LinfBall(0.1), restarts=0), "restarts must be at least 1"),
+        (lambda: PGD(LinfBall(0.1), step_size=-1), "step_size must be finite and not negative"),
+        (lambda: PGD(0.1), r"needs a ball, such as LinfBall\(0.01\)"),
+        (lambda: PGD(LinfBall(0.1), bounds=(1, 0)), "low < high"),
+        (lambda: FGSM(-1), "eps must be finite and not negative"),
+        (lambda: FGSM(math.nan), "eps must be finite"),
+        (lambda: UniformNoise(-1), "eps must be finite and not negative"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=match):
+            make()
+
+
+class Bent(TwoInputs):
+    """The same network with something wrong at the end."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x, ebv):
+        return self.how(super().forward(x, ebv))
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        (lambda y: y.softmax(1), "softmax"),
+        (lambda y: y[:, :7], "20"),
+        (lambda y: y * math.nan, "NaN"),
+        (lambda y: y.detach(), "differentiable"),
+        (lambda y: (y - y).sqrt() + y, "gradient is not finite for 6 of 6"),
+    ],
+    ids=["probabilities", "bins", "nan", "detached", "infinite-gradient"],
+)
+def test_bad_models(how, match):
+    assert match in refusal(ATTACK, model=Bent(how))
+
+
+def test_bad_objective():
+    mean = FGSM(0.1, objective=lambda output, target: output.mean())
+    assert "one value per sample" in refusal(mean)
+
+
+def test_zero_gradient_warns():
+    model = Bent(lambda y: y * 0)
+    _, x, z, context, _ = two_inputs()
+    with pytest.warns(ZeroGradientWarning, match="gradient is zero everywhere") as caught:
+        x_adv = ATTACK(model, x, z, context=context)
+    assert torch.equal(x_adv, x)
+    assert caught[0].filename == __file__
+
+
+def test_errors_leave_the_model_alone():
+    model = Bent(lambda y: y * math.nan)
+    model.train()
+    model.norm.eval()
+    refusal(ATTACK, model=model)
+    assert model.training
+    assert not model.norm.training
+    assert all(p.requires_grad for p in model.parameters())
