@@ -119,8 +119,8 @@ class RedshiftBins:
             )
         if values.dtype in (torch.float16, torch.bfloat16):
             values = values.float()
-        low, high = torch.tensor([self.z_min, self.z_max], dtype=values.dtype).tolist()
-        inside = (values >= low) & (values <= high)
+        # torch rounds the two numbers to the precision of the tensor.
+        inside = (values >= self.z_min) & (values <= self.z_max)
         if bool(inside.all()):
             return values
         not_finite = ~values.isfinite()
@@ -130,10 +130,10 @@ class RedshiftBins:
                 f"infinite, the first at {_first(not_finite)}. Remove these samples."
             )
         if self.clip:
-            return values.clamp(low, high)
+            return values.clamp(self.z_min, self.z_max)
         raise ValueError(
             f"{int((~inside).sum())} of {values.numel()} redshifts lie outside the bins "
-            f"[{self.z_min}, {self.z_max}]; the first is {float(values[~inside][0]):.6g} at "
+            f"[{self.z_min}, {self.z_max}]; the first is {float(values[~inside][0]):.9g} at "
             f"{_first(~inside)}. Give RedshiftBins a wider range, or clip=True to move them to "
             "the nearest end."
         )

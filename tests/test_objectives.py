@@ -1,0 +1,140 @@
+"""Objectives: their values, their gradients, and what they refuse."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+from advphotoz.objectives import CrossEntropy, Objective, RedshiftError, TowardRedshift
+from advphotoz.redshift import RedshiftBins
+
+BINS = RedshiftBins(0.0, 1.0, 6)
+OBJECTIVES = [CrossEntropy(BINS), RedshiftError(BINS), TowardRedshift(0.3, BINS)]
+each = pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+
+
+def _expected(objective: Any, logits: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Each objective from its equation, in float64, sample by sample."""
+    rows = []
+    for row, z_spec in zip(logits.double(), z.tolist(), strict=True):
+        p = row.exp() / row.exp().sum()
+        mean = sum(p[k] * (k + 0.5) / 6 for k in range(6))
+        if isinstance(objective, CrossEntropy):
+            rows.append(-p[min(int(z_spec * 6), 5)].log())
+        elif isinstance(objective, RedshiftError):
+            rows.append(abs(mean - z_spec) / (1 + z_spec))
+        else:
+            rows.append(-abs(mean - objective.z) / (1 + objective.z))
+    return torch.stack(rows)
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_values_and_gradients(objective: Objective, dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(9, 6)).to(dtype).requires_grad_()
+    z = torch.rand(9)
+    values = objective(logits, z)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert (values.shape, values.dtype) == ((9,), wide)
+    expected = _expected(objective, logits, z)
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-6)
+    (grad,) = torch.autograd.grad(values.sum(), logits)
+    (expected_grad,) = torch.autograd.grad(expected.sum(), logits)
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(grad, expected_grad, rtol=tolerance, atol=tolerance / 10)
+
+
+@each
+def test_a_sample_does_not_depend_on_its_batch(objective: Objective) -> None:
+    logits, z = torch.randn(5, 6), torch.rand(5)
+    alone = torch.cat([objective(logits[i : i + 1], z[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(objective(logits, z), alone, rtol=1e-6, atol=1e-7)
+
+
+@each
+def test_autocast_changes_nothing(objective: Objective) -> None:
+    logits, z = 3 * torch.randn(5, 6), torch.rand(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = objective(logits, z)
+    assert torch.equal(inside, objective(logits, z))
+
+
+@each
+def test_objectives_are_values(objective: Objective) -> None:
+    assert eval(repr(objective)) == objective
+    assert pickle.loads(pickle.dumps(objective)) == objective
+    assert hash(eval(repr(objective))) == hash(objective)
+    assert len({*OBJECTIVES, CrossEntropy()}) == 4
+    with pytest.raises(AttributeError):
+        objective.bins = RedshiftBins()  # type: ignore[attr-defined]
+
+
+def test_redshift_error_is_flat_where_it_is_zero() -> None:
+    logits = torch.zeros(1, 6, requires_grad=True)
+    error = RedshiftError(BINS)(logits, BINS.mean(BINS.pdf(logits)).detach())
+    (grad,) = torch.autograd.grad(error.sum(), logits)
+    assert error.item() == 0
+    assert not grad.any()
+
+
+def test_toward_redshift_rises_as_the_mean_comes_closer() -> None:
+    near, far = torch.eye(6)[[1]] * 9, torch.eye(6)[[5]] * 9
+    toward = TowardRedshift(0.25, BINS)
+    assert toward(far, torch.tensor([0.9])) < toward(near, torch.tensor([0.9])) <= 0
+
+
+def test_toward_redshift_wants_its_redshift_in_the_bins() -> None:
+    with pytest.raises(ValueError, match="outside the bins"):
+        TowardRedshift(1.5, BINS)
+    assert TowardRedshift(1.5, RedshiftBins(clip=True)).z == 1
+
+
+def test_clipped_bins_clip_the_target() -> None:
+    bins = RedshiftBins(0.0, 1.0, 6, clip=True)
+    logits = torch.randn(1, 6)
+    for objective in (CrossEntropy(bins), RedshiftError(bins)):
+        clipped = objective(logits, torch.tensor([1.7]))
+        assert torch.equal(clipped, objective(logits, torch.tensor([1.0])))
+
+
+LOGITS, Z = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), torch.full((4,), 0.5)
+BAD_ROW = torch.tensor([0.0, torch.nan, 0.0, torch.inf])[:, None]
+
+
+@each
+@pytest.mark.parametrize(
+    ("output", "target", "error", "message"),
+    [
+        (LOGITS[:, :5], Z, ValueError, r"shape \(N, 6\).* got shape \(4, 5\)"),
+        (LOGITS[0], Z, ValueError, r"shape \(N, 6\).* got shape \(6,\)"),
+        (LOGITS.softmax(1), Z, ValueError, "probability .* drop the softmax"),
+        (LOGITS + BAD_ROW, Z, ValueError, r"NaN or \+inf in 2 of 4 rows"),
+        (LOGITS.long(), Z, TypeError, "floating-point logits; got torch.int64"),
+        ((LOGITS, LOGITS), Z, TypeError, "must be a torch.Tensor; got tuple"),
+        (LOGITS, Z[:3], ValueError, r"shape \(4,\); got shape \(3,\)"),
+        (LOGITS, Z[:, None], ValueError, r"shape \(4,\); got shape \(4, 1\)"),
+        (LOGITS, Z + 1, ValueError, "4 of 4 redshifts lie outside the bins"),
+        (LOGITS, Z * torch.nan, ValueError, "4 of 4 values are NaN"),
+        (LOGITS, Z.long(), TypeError, "z must be floating point"),
+    ],
+)
+def test_refused(objective: Objective, output: Any, target: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        objective(output, target)
+
+
+NEGATIVE = torch.tensor([-0.5, 1.0, 0.5, 0.0, 0.0, 0.0]).expand(4, 6)
+ONE_ROW_TOO_LARGE = LOGITS.softmax(1) * torch.tensor([1.0, 1.0, 1.001, 1.0])[:, None]
+
+
+@each
+@pytest.mark.parametrize("logits", [NEGATIVE, ONE_ROW_TOO_LARGE, LOGITS.relu(), LOGITS[:0]])
+def test_logits_that_resemble_a_probability_are_accepted(
+    objective: Objective, logits: torch.Tensor
+) -> None:
+    values = objective(logits, Z[: len(logits)])
+    assert values.shape == (len(logits),)
+    assert values.isfinite().all()
