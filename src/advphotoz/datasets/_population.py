@@ -146,12 +146,13 @@ def draw_neighbours(rng: np.random.Generator, ebv: float, side: float) -> list[S
 def draw_photometry(rng: np.random.Generator, galaxy: Galaxy) -> tuple[Array, Array]:
     """Draw the observed magnitudes (5,) of a galaxy and return them with their errors (5,).
 
-    The errors are those of fitting a known profile: the noise in 4 pi s^2 / pixel^2 pixels, where
-    s is the Gaussian width of the profile seen through the point-spread function.
+    Fitting a profile known in advance collects the noise of 4 pi s^2 / pixel^2 pixels, where s is
+    the Gaussian width of the profile seen through the point-spread function. Real errors of a fit
+    whose size and shape are free are larger: here those of 1.5 times the area.
     """
     share = galaxy.disk.flux[2] / galaxy.flux[2]
     radius = share * galaxy.disk.radius + (1 - share) * galaxy.bulge.radius
     width2 = (PSF_FWHM / 2.355) ** 2 + (radius / 1.177) ** 2
-    sigma = pixel_sigma(galaxy.flux, 4 * np.pi * width2 / PIXEL**2)
+    sigma = pixel_sigma(galaxy.flux, 6 * np.pi * width2 / PIXEL**2)
     flux = galaxy.flux + rng.normal(0, 1, 5) * sigma
     return asinh_magnitude(flux), asinh_magnitude_error(flux, sigma)
