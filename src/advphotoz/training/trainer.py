@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto, which starts a second iterator of the loader
 
 from advphotoz._checks import check_at_least_one, check_fraction
 from advphotoz._files import replacing
