@@ -31,8 +31,8 @@ class CrossEntropy:
     .. math:: \ell = -\log \mathrm{softmax}(f(x))_{k(z_{spec})}
 
     The loss of Campagne 2020 (arXiv:2002.10154), Sec. 2 and :math:`\ell` of Eq. 1. The output is
-    (N, n) logits, the target (N,) redshifts; the result is (N,), in
-    float32, or float64 for a float64 output.
+    (N, n) logits, the target (N,) redshifts; the result is (N,), float32, or
+    float64 for a float64 output.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _mean(logits: Tensor, bins: RedshiftBins) -> Tensor:
 
 
 def _logits(output: Any, target: Any, bins: RedshiftBins) -> Tensor:
-    """Return the output in float32 or wider, or say why it is not a batch of logits for these targets."""
+    """Return the logits in float32 or wider, or say why output and target are no such batch."""
     for name, value in (("model's output", output), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"The {name} must be a torch.Tensor; got {type(value).__name__}.")

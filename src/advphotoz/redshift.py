@@ -144,18 +144,12 @@ class RedshiftBins:
         Parameters
         ----------
         z : float, array or Tensor
-            Redshifts of any shape, compared with the edges in their own precision (float16 and
-            bfloat16 in float32).
+            Redshifts of any shape; precision and errors as in :meth:`check`.
 
         Returns
         -------
         Tensor
             int64, shape and device of z.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :meth:`check`.
 
         Examples
         --------
@@ -170,10 +164,7 @@ class RedshiftBins:
     def one_hot(self, z: Any) -> Tensor:
         """Return float32 vectors (N, n) with a one in the bin that holds each z of shape (N,).
 
-        Raises
-        ------
-        TypeError, ValueError
-            As :meth:`check`.
+        Errors are those of :meth:`check`.
 
         Examples
         --------
