@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -178,15 +177,22 @@ def test_broken_cache_is_named_and_not_replaced(tmp_path: Path, damage: str) -> 
 
 
 def test_folder_that_cannot_be_written_is_refused_before_drawing(
-    tmp_path: Path, no_drawing: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_drawing: None
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot be kept in this folder.*cache_dir"):
         simulate(2, cache_dir=tmp_path / "file", workers=1, **SMALL)
-    if hasattr(os, "geteuid") and os.geteuid() != 0:  # root may write everywhere
-        (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(OSError, match="cannot be kept in this folder"):
-            simulate(2, cache_dir=tmp_path / "locked", workers=1, **SMALL)
+
+
+def test_locked_folder_is_refused_before_drawing(
+    tmp_path: Path, no_drawing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(**_: object) -> None:  # root may write everywhere, so a real one proves nothing
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(simulation.tempfile, "TemporaryFile", locked)
+    with pytest.raises(PermissionError, match=r"cannot be kept.*Permission denied.*cache_dir"):
+        simulate(2, cache_dir=tmp_path, workers=1, **SMALL)
 
 
 @pytest.mark.parametrize("module", ["galsim", "speclite", "astropy", "dust_extinction"])
@@ -228,7 +234,8 @@ def test_bad_arguments(
 def test_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     simulate(2, cache_dir=tmp_path, workers=1, size=16)
     assert "2/2" in capfd.readouterr().err
-    simulate(2, cache_dir=tmp_path, workers=1, size=16)
+    simulate(2, cache_dir=tmp_path, workers=1, size=16)  # from the cache: nothing to wait for
+    simulate(3, cache_dir=tmp_path, workers=1, size=16, progress=False)
     assert capfd.readouterr().err == ""
 
 

@@ -21,14 +21,14 @@ REPAIR_AT = np.array([2600, 3000, 3300, 3600, 3900, 4200, 4600, 5100, 5700, 6500
 REPAIR_MAG = np.array(
     [
         [-0.25, -0.26, -0.21, -0.01, 0.07, 0.08, 0.02, -0.03, 0.00, -0.05, 0.01, 0.02],
-        [0.14, 0.09, 0.04, -0.04, -0.11, -0.07, 0.05, 0.05, 0.00, 0.07, 0.02, -0.11],
-        [0.06, 0.04, 0.02, 0.00, 0.01, 0.06, 0.08, 0.03, 0.00, 0.10, 0.07, 0.05],
-        [0.06, 0.04, 0.02, 0.00, 0.01, 0.06, 0.08, 0.03, 0.00, 0.10, 0.07, 0.05],
+        [0.11, 0.08, 0.05, -0.03, -0.13, -0.07, 0.08, 0.05, 0.00, 0.08, 0.02, -0.10],
+        [0.04, 0.04, 0.02, 0.00, 0.00, 0.06, 0.09, 0.03, 0.00, 0.12, 0.06, 0.06],
+        [0.04, 0.04, 0.02, 0.00, 0.00, 0.06, 0.09, 0.03, 0.00, 0.12, 0.06, 0.06],
     ]
 )
 """Magnitudes by which E, Sbc, Scd, Im are brightened at REPAIR_AT (Angstrom, rest frame).
 
-As shipped, the elliptical is up to 0.1 too red in g-r and 0.25 too blue in u-g, the spirals too
+As shipped, the elliptical is up to 0.11 too red in g-r and 0.2 too blue in u-g, the spirals too
 blue in r-i. The values are a least-squares fit to the median colours of real galaxies in slices of
 redshift: the red sequence for E, galaxies of the template's own u-r for Sbc and Scd. Too few real
 ones are as blue as Im, which takes the values of Scd. docs/galaxies.md has the figures.

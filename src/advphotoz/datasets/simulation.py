@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from advphotoz._checks import check_at_least_one, require
 from advphotoz.datasets._npz import read_npz
@@ -20,7 +20,7 @@ from advphotoz.datasets.cutouts import CutoutDataset
 
 __all__ = ["simulate"]
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same settings give other pixels: old caches are then left alone."""
 CHUNK = 128
 """Galaxies per file, about a second's work: what an interrupted run loses per process."""
