@@ -56,24 +56,30 @@ def plot_delta_z(
         Without matplotlib.
     ValueError
         As :func:`advphotoz.metrics.delta_z`.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot_delta_z(Figure().subplots(), [0.1, 0.2, 0.9], [0.1, 0.2, 0.3], label="clean")
+    >>> ax.get_legend().get_texts()[0].get_text()
+    'clean (33 % beyond)'
     """
     require("matplotlib", "plot")
     dz = metrics.delta_z(z_phot, z_spec)
     beyond = float((np.abs(dz) > limit).mean())
     if label is not None and beyond > 0:
         label = f"{label} ({100 * beyond:.2g} % beyond)"
-    if not ax.patches:
+    if not ax.lines:
         for edge in (-OUTLIER, OUTLIER):
             ax.axvline(edge, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
-    share = np.full(len(dz), 100 / len(dz))
-    colour = COLOURS[len(ax.patches) % len(COLOURS)]
-    edges = np.linspace(-limit, limit, 81)
-    ax.hist(
-        dz, edges.tolist(), weights=share, histtype="step", color=colour, label=label, linewidth=1.2
-    )
+    edges = np.linspace(-limit, limit, 51)
+    share = 100 * np.histogram(dz, edges)[0] / len(dz)
+    colour = COLOURS[(len(ax.lines) - 2) % len(COLOURS)]
+    ax.step(edges, [*share, share[-1]], where="post", color=colour, label=label, linewidth=1.2)
     ax.set(xlim=(-limit, limit), xlabel=DZ, ylabel="share of images per bin [%]")
+    ax.set_ylim(bottom=0)
     if label is not None:
-        ax.legend(frameon=False, fontsize="small", handlelength=1.2)
+        ax.legend(loc="upper right", fontsize="x-small", handlelength=1, edgecolor="none")
     return ax
 
 
@@ -99,6 +105,13 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     ------
     ImportError, ValueError
         As `plot_delta_z`.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot_z_z(Figure().subplots(), [0.1, 0.2, 0.9], [0.1, 0.2, 0.3])
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('$z_\\mathrm{spec}$', '$z_\\mathrm{phot}$')
     """
     colors: Any = require("matplotlib.colors", "plot")
     dz = metrics.delta_z(z_phot, z_spec)
@@ -107,16 +120,21 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     low = min(0.0, truth.min(), estimate.min())
     high = max(truth.max(), estimate.max())
     span = (low, high + 0.02 * (high - low))
-    image = ax.hist2d(
-        truth, estimate, bins=60, range=(span, span), norm=colors.LogNorm(), cmap="viridis", cmin=1
-    )[3]
+    counts, edges, _ = np.histogram2d(truth, estimate, bins=50, range=(span, span))
+    fullest = max(counts.max(), 2)
+    norm = colors.LogNorm(1, fullest) if fullest > 20 else colors.Normalize(1, fullest)
+    # Column j of a mesh lies at the j-th x; empty cells stay white.
+    mesh = ax.pcolormesh(
+        edges, edges, np.ma.masked_equal(counts.T, 0), norm=norm, cmap="viridis", rasterized=True
+    )
     line = np.array(span)
     ax.plot(line, line, color="black", linewidth=0.8)
     for sign in (-1, 1):
         ax.plot(line, line + sign * OUTLIER * (1 + line), "--", color=GREY, linewidth=0.8)
-    ax.set(xlim=span, ylim=span, aspect="equal")
+    ax.set(xlim=span, ylim=span, box_aspect=1)
     ax.set(xlabel=r"$z_\mathrm{spec}$", ylabel=r"$z_\mathrm{phot}$")
-    ax.figure.colorbar(image, ax=ax, label="images per cell", fraction=0.046, pad=0.03)
+    beside = ax.inset_axes((1.03, 0.0, 0.04, 1.0))
+    ax.figure.colorbar(mesh, cax=beside, label="images per cell", format="%g")
     return ax
 
 
@@ -146,6 +164,19 @@ def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Ax
         Without matplotlib.
     ValueError
         If there is no such metric.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from advphotoz import FGSM, RedshiftBins
+    >>> from advphotoz.evaluation import robustness_curve
+    >>> model, batch = torch.nn.Linear(2, 4), (torch.randn(8, 2), torch.rand(8))
+    >>> curve = robustness_curve(
+    ...     model, [batch], {"FGSM": FGSM}, [0.1, 0.2], bins=RedshiftBins(n=4), progress=False
+    ... )
+    >>> plot_robustness(Figure().subplots(), curve, "nll").get_ylabel()
+    'negative log-likelihood'
     """
     ticker: Any = require("matplotlib.ticker", "plot")
     factor, label = UNITS.get(metric, (1.0, metric))
@@ -170,7 +201,10 @@ def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Ax
     if smallest is not None:
         ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
         ax.set_xlim(-0.15 * smallest, 1.2 * max(every))
+        if len(every) <= 6:
+            ax.xaxis.set_major_locator(ticker.FixedLocator(sorted(every)))
         ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.set(xlabel=r"$\varepsilon$ [units of the image]", ylabel=label)
     ax.legend(frameon=False, fontsize="small")
     return ax

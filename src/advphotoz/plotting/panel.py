@@ -55,8 +55,8 @@ def plot_attack_panel(
     bands : sequence of str
         Names of the bands.
     magnify : float, optional
-        Factor for the perturbation; 100 in the paper. None: the power of ten that makes it
-        about as bright as the galaxy.
+        Factor for the perturbation; 100 in the paper. None: a round number that makes
+        it about as bright as the galaxy.
 
     Returns
     -------
@@ -69,6 +69,17 @@ def plot_attack_panel(
         Without matplotlib.
     ValueError
         If x is not one image, x_adv has another shape, or there is not one name per band.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from advphotoz import FGSM, models
+    >>> model = models.cnn(image_size=9, width=0.05)
+    >>> x, ebv, z = torch.randn(1, 5, 9, 9), torch.zeros(1), torch.tensor([0.2])
+    >>> x_adv = FGSM(0.01)(model, x, z, context=(ebv,))
+    >>> fig = plot_attack_panel(model, x, x_adv, z, context=(ebv,), fig=Figure())
+    >>> len(fig.axes)  # 15 frames, 5 slices, the PDFs and the colour bar
+    22
     """
     bins = RedshiftBins() if bins is None else bins
     before, after = (_one_image(value, name) for value, name in ((x, "x"), (x_adv, "x_adv")))
@@ -81,7 +92,7 @@ def plot_attack_panel(
             f"bands must name the {before.shape[1]} bands of x, got {len(bands)}: {list(bands)}"
         )
     if fig is None:
-        fig = require("matplotlib.pyplot", "plot").figure(figsize=(7.0, 7.4), layout="constrained")
+        fig = require("matplotlib.pyplot", "plot").figure(figsize=(7.0, 6.6), layout="constrained")
     z_spec = float(torch.as_tensor(target).reshape(()))
     pdfs = [_pdf(model, image, context, bins) for image in (before, after)]
     _draw_panel(
@@ -104,9 +115,8 @@ def _draw_panel(
     top = float(np.percentile(x, 99.8))
     largest = float(np.abs(delta).max())
     if magnify is None:
-        bright = top > 0 and largest > 0
-        magnify = 10.0 ** np.floor(np.log10(top / largest)) if bright else 1.0
-    grid = fig.add_gridspec(5, len(bands), height_ratios=[1, 1, 1, 0.75, 1.35])
+        magnify = _round_below(top / largest) if top > 0 and largest > 0 else 1.0
+    grid = fig.add_gridspec(5, len(bands), height_ratios=[1, 1, 1, 0.8, 1.4])
     rows = ((x, "$x$"), (magnify * delta, rf"{magnify:g} $\times\ \delta$"), (x_adv, r"$x+\delta$"))
     low = min(float(np.percentile(x, 0.2)), -magnify * largest)
     frames = []
@@ -150,14 +160,14 @@ def _draw_pdfs(ax: Axes, pdfs: Sequence[Tensor], z_spec: float, bins: RedshiftBi
     ax.axvline(z_spec, color="black", linewidth=1, linestyle=":", label=label)
     # The part of the range where anything happens.
     total = torch.stack(list(pdfs)).double().sum(0).numpy()
-    busy = np.flatnonzero(total > 0.005 * total.max())
+    busy = np.flatnonzero(total > 0.02 * total.max())
     pad = 0.03 * (edges[-1] - edges[0])
     low, high = min(edges[busy[0]], z_spec) - pad, max(edges[busy[-1] + 1], z_spec) + pad
     ax.set(xlim=(max(low, edges[0]), min(high, edges[-1])), ylim=(0, None))
     ax.set_xlabel("redshift", fontsize=9)
     ax.set_ylabel("PDF", fontsize=9)
     ax.tick_params(labelsize=8)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(fontsize=8, edgecolor="none")
 
 
 @torch.no_grad()
@@ -166,6 +176,12 @@ def _pdf(model: nn.Module, x: Tensor, context: Sequence[Tensor], bins: RedshiftB
     with evaluating(model):
         output = model(x.to(device), *(value.to(device) for value in context))
     return bins.pdf(output).cpu()[0]
+
+
+def _round_below(value: float) -> float:
+    """Return the largest of 1, 2 and 5 times a power of ten that is not above a value."""
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= value))
 
 
 def _one_image(x: Any, name: str) -> Tensor:
