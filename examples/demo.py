@@ -1,4 +1,4 @@
-"""The main job: fool a photo-z network by a change below the sky noise, then train one that resists.
+"""Fool a photo-z network by a change below the sky noise, then train one that resists.
 
     python examples/demo.py [--out runs/demo]
 

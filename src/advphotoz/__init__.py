@@ -5,8 +5,10 @@ Five nouns combine: a *ball* (the allowed perturbations), an *objective* (what t
 (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
 """
 
+from advphotoz import datasets, metrics, models
 from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, ZeroGradientWarning, l2_pgd
 from advphotoz.balls import Ball, L2Ball, LinfBall, l2_eps_from_linf
+from advphotoz.evaluation import evaluate, robustness_curve
 from advphotoz.objectives import CrossEntropy, RedshiftError, TowardRedshift
 from advphotoz.redshift import RedshiftBins
 from advphotoz.training import AdversarialTrainer, mix_adversarial
@@ -27,7 +29,12 @@ __all__ = [
     "TowardRedshift",
     "UniformNoise",
     "ZeroGradientWarning",
+    "datasets",
+    "evaluate",
     "l2_eps_from_linf",
     "l2_pgd",
+    "metrics",
     "mix_adversarial",
+    "models",
+    "robustness_curve",
 ]

@@ -131,14 +131,58 @@ def posed(
     model: Callable[..., Any],
     x: Tensor,
     target: Tensor,
-    context: Sequence[Tensor],
+    context: Sequence[Tensor] = (),
     *,
-    objective: Objective | None,
-    targeted: bool,
-    bounds: Bounds,
-    eval_mode: bool,
+    objective: Objective | None = None,
+    targeted: bool = False,
+    bounds: Bounds = None,
+    eval_mode: bool = True,
 ) -> Iterator[Problem]:
-    """Pose the problem on a checked batch; afterwards everything is as it was, also on an error."""
+    r"""Pose the maximisation that a gradient attack faces, for PGD and for attacks of your own.
+
+    .. math::
+        \delta^*(x) = \mathrm{argmax}_{\|\delta\| \le \varepsilon}\, \ell(f_\theta(x + \delta), z)
+
+    Inside the ``with`` block the model is frozen and in eval mode, and no gradient is recorded but
+    by `Problem.gradient`; at its end model and random state are as they were, also on an error, and
+    gradients that were not finite or all zero are reported.
+
+    Parameters
+    ----------
+    model : callable
+        Called as ``model(x, *context)``; a DistributedDataParallel wrapper is taken off.
+    x : Tensor
+        Images (N, C, ...), floating-point and finite.
+    target, context : Tensor, sequence of Tensor
+        One row per image, never perturbed.
+    objective, targeted, bounds, eval_mode
+        As in `PGD`.
+
+    Yields
+    ------
+    Problem
+        Its `x`, and `gradient` and `value` at any x, per sample.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a batch, model output or objective that makes no sense; the message says what to do.
+
+    References
+    ----------
+    Campagne 2020 (arXiv:2002.10154), Eq. 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from advphotoz.attacks import posed
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> x, target = torch.zeros(1, 2), torch.zeros(1)
+    >>> with posed(model, x, target, objective=lambda output, z: output[:, 0]) as problem:
+    ...     gradient = problem.gradient(problem.x)
+    >>> torch.equal(gradient, model.weight)
+    True
+    """
     with torch.inference_mode(False), torch.no_grad():
         check_batch(x, target, context, bounds)
         if isinstance(model, DistributedDataParallel):

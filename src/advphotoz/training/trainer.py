@@ -137,8 +137,7 @@ class AdversarialTrainer:
 
     def step(self, batch: Batch) -> float:
         """Do one step of Algorithm 1 on a batch ``(x, *context, target)``; return its mean loss."""
-        device = device_of(self.model)
-        x, context, target = to_device(batch, device)
+        x, context, target = to_device(batch, device_of(self.model))
         if self.transform is not None:
             x = self.transform(x, self.generator)
         loss = self._loss((x, *context, target), self.generator)
@@ -214,11 +213,8 @@ class AdversarialTrainer:
         generator = torch.Generator().manual_seed(0)
         device = device_of(self.model)
         with evaluating(self.model), torch.no_grad():
-            losses = (
-                (len(batch[0]), self._loss((x, *context, target), generator).item())
-                for batch in loader
-                for x, context, target in [to_device(batch, device)]
-            )
+            batches = (to_device(batch, device) for batch in loader)
+            losses = ((len(x), self._loss((x, *c, z), generator).item()) for x, c, z in batches)
             return mean_loss(losses, "valid_loader")
 
     def load_best(self) -> None:
