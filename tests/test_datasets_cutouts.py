@@ -135,6 +135,24 @@ def test_npz_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
+def test_interrupted_writing_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = CutoutDataset(**arrays())
+    data.to_npz(tmp_path / "a.npz")
+
+    def half(file: Any, **_: Any) -> None:
+        file.write(b"PK half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", half)
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(KeyboardInterrupt):
+            data.to_npz(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert torch.equal(CutoutDataset.from_npz(tmp_path / "a.npz").image, data.image)
+
+
 def test_npz_written_by_numpy_is_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", **arrays(), names=np.array(["x"] * 6))
     data = CutoutDataset.from_npz(tmp_path / "a.npz")
