@@ -535,6 +535,27 @@ def test_bad_model_and_objective() -> None:
         run(TwoBins(), [sides(4)], [], bins=TWO, objective=lambda output, target: output.mean())
 
 
+def test_bad_settings_are_refused_before_the_work() -> None:
+    never: Any = iter(lambda: pytest.fail("the loader was read"), None)
+    for settings, match in (
+        ({"bootstrap": 1}, "0 .* or at least 2"),
+        ({"bootstrap": -5}, "0 .* or at least 2"),
+        ({"sanity_samples": 0}, "sanity_samples must be at least 1"),
+        ({"noise_eps": -1.0}, "not negative"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            run(TwoBins(), never, [], bins=TWO, **settings)
+
+
+def test_functions_are_quoted_by_their_name() -> None:
+    def shift(model: Any, x: Tensor, target: Tensor, context: Any, generator: Any) -> Tensor:
+        return x + 0.1
+
+    result = run(TwoBins(), [sides(6)], [shift], bins=TWO, sanity=False)
+    assert result["shift"].attack.endswith("test_functions_are_quoted_by_their_name.<locals>.shift")
+    assert result["shift"].linf == pytest.approx(0.1)
+
+
 def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     run(TwoBins(), [sides(10)], [FGSM(0.1)], bins=TWO)
     assert capsys.readouterr() == ("", "")

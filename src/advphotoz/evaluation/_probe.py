@@ -69,7 +69,7 @@ def _more_steps(
         return Check(title, None, "no PGD with a positive eps among the attacks.")
     attack = searches[name]
     more = dataclasses.replace(attack, steps=2 * attack.steps)
-    rise = _rerun(model, kept, more, tallies[name], setup)
+    rise = _rerun(model, kept, more, tallies[name], setup, title)
     what = f"{name} with {more.steps} instead of {attack.steps} steps"
     return Check(title, *_not_weaker(what, *rise))
 
@@ -93,7 +93,7 @@ def _larger_eps(
         more = dataclasses.replace(attack, ball=ball)
     else:
         return Check(title, None, f"{name} has a ball of its own kind.")
-    rise = _rerun(model, kept, more, tallies[name], setup)
+    rise = _rerun(model, kept, more, tallies[name], setup, title)
     return Check(title, *_not_weaker(f"{name} with twice the eps", *rise))
 
 
@@ -201,12 +201,17 @@ def _gradients(
 
 
 def _rerun(
-    model: nn.Module, kept: Sequence[tuple[Tensor, ...]], attack: Attack, base: Tally, setup: Setup
+    model: nn.Module,
+    kept: Sequence[tuple[Tensor, ...]],
+    attack: Attack,
+    base: Tally,
+    setup: Setup,
+    title: str,
 ) -> tuple[float, float, float]:
     """Return by how much a variant of an attack beats it on the kept samples; see `_paired`."""
-    quiet = dataclasses.replace(setup, progress=False)
-    _, tallies = stream(kept, {"variant": (model, attack)}, {"": model}, quiet)
-    after = torch.cat(tallies["variant", ""].own)
+    titled = dataclasses.replace(setup, title=f"check: {title}")
+    _, tallies = stream(kept, {title: (model, attack)}, {"": model}, titled)
+    after = torch.cat(tallies[title, ""].own)
     return _paired([after], [torch.cat(base.own)[: len(after)]])
 
 

@@ -13,7 +13,7 @@ from advphotoz import metrics
 from advphotoz.evaluation._stream import Setup, Tally
 from advphotoz.evaluation.row import Row
 
-__all__ = ["describe", "make_row"]
+__all__ = ["describe", "make_row", "quote"]
 
 
 def make_row(
@@ -32,7 +32,7 @@ def make_row(
 
     return Row(
         name=name,
-        attack="none" if attack is None else repr(attack),
+        attack="none" if attack is None else quote(attack),
         n=n,
         bias=metrics.bias(*points),
         sigma_mad=metrics.sigma_mad(*points),
@@ -54,13 +54,19 @@ def make_row(
     )
 
 
+def quote(value: Any) -> str:
+    """Return the repr; for a function its name, as its repr holds an address that changes."""
+    name = getattr(value, "__qualname__", None)
+    return repr(value) if name is None else f"{value.__module__}.{name}"
+
+
 def describe(model: nn.Module, setup: Setup, **more: Any) -> dict[str, Any]:
     """Return the settings as plain values, for the file."""
     return {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "bins": repr(setup.bins),
-        "objective": repr(setup.objective),
+        "objective": quote(setup.objective),
         "autocast": None if setup.autocast is None else str(setup.autocast),
         "seed": setup.seed,
         "bootstrap": setup.bootstrap,

@@ -35,9 +35,15 @@ class Setup:
     seed: int = 0
     progress: bool = True
     bootstrap: int = 200
+    title: str = "evaluate"
 
     def __post_init__(self) -> None:
         check_autocast(self.autocast)
+        if isinstance(self.bootstrap, bool) or self.bootstrap < 0 or self.bootstrap == 1:
+            raise ValueError(
+                f"bootstrap must be 0 (no standard errors) or at least 2 resamples, got "
+                f"{self.bootstrap}"
+            )
 
 
 @dataclass
@@ -84,7 +90,7 @@ def stream(
             tqdm(
                 total=_total(loader, len(crafters) + 1),
                 disable=not setup.progress,
-                desc="evaluate",
+                desc=setup.title,
                 unit="image",
             )
         )
@@ -120,6 +126,9 @@ def stream(
 
 def _checked(batch: Any, number: int, bins: RedshiftBins) -> Batch:
     """Return (x, context, target), or say what is wrong with which batch."""
+    if isinstance(batch, (tuple, list)):
+        # Waits for the device, which a non-blocking copy to the CPU would not.
+        batch = tuple(value.cpu() if isinstance(value, Tensor) else value for value in batch)
     try:
         x, context, target = to_device(batch, torch.device("cpu"))
         check_batch(x, target, context)

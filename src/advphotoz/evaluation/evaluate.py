@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advphotoz._checks import check_at_least_one
 from advphotoz.attacks import Attack
 from advphotoz.attacks.attack import bind_objective
 from advphotoz.evaluation._names import CLEAN, NOISE, named_attacks, noise_control
@@ -107,6 +108,7 @@ def evaluate(
     """
     bins = RedshiftBins() if bins is None else bins
     setup = Setup(bins, objective or CrossEntropy(bins), autocast, seed, progress, bootstrap)
+    check_at_least_one(sanity_samples, "sanity_samples")
     given = named_attacks(attacks)
     noise = noise_control(given.values(), noise_eps)
     bound = {n: bind_objective(a, setup.objective) for n, a in {NOISE: noise, **given}.items()}
