@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import BINS, two_inputs
 from torch import nn
 
 from advphotoz import FGSM, PGD, LinfBall, l2_pgd
+from problems import BINS, two_inputs
 
 EPS, EPS_L2 = 0.3, 5.0
 

@@ -147,9 +147,8 @@ def _check_no_trace(attack: Attack, problem: Problem) -> None:
     for at_call in (1, 2):
         calls = 2 - at_call
         handle = model.register_forward_hook(fail)
-        with _unchanged(problem, "after an error inside the model"):
-            with suppress(_Failure):
-                _run(attack, problem)
+        with _unchanged(problem, "after an error inside the model"), suppress(_Failure):
+            _run(attack, problem)
         handle.remove()
 
 

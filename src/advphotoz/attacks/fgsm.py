@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_bounds, check_radius
-from advphotoz.attacks._problem import Bounds, posed
 from advphotoz.attacks.pgd import ascend
+from advphotoz.attacks.problem import Bounds, posed
 from advphotoz.balls import LinfBall
 from advphotoz.objectives import Objective
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_bounds, check_radius
-from advphotoz.attacks._problem import Bounds, check_batch, place
+from advphotoz.attacks.problem import Bounds, check_batch, place
 from advphotoz.balls import LinfBall
 
 __all__ = ["UniformNoise"]

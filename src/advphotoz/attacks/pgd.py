@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_at_least_one, check_bounds, check_radius
-from advphotoz.attacks._problem import Bounds, place, posed
+from advphotoz.attacks.problem import Bounds, place, posed
 from advphotoz.balls import Ball, L2Ball, per_band
 from advphotoz.objectives import Objective
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advphotoz._modes import autocasting, device_of
 from advphotoz.attacks import FGSM, PGD, Attack, ZeroGradientWarning
-from advphotoz.attacks._problem import posed
+from advphotoz.attacks.problem import posed
 from advphotoz.balls import L2Ball, LinfBall
 from advphotoz.evaluation._names import CLEAN, NOISE, linf_eps
 from advphotoz.evaluation._stream import Setup, Tally, on_device, stream

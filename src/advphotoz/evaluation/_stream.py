@@ -15,7 +15,7 @@ from advphotoz import metrics
 from advphotoz._checks import check_finite
 from advphotoz._modes import autocasting, check_autocast, device_of, evaluating, to_device
 from advphotoz.attacks import FGSM, PGD, Attack
-from advphotoz.attacks._problem import check_batch
+from advphotoz.attacks.problem import check_batch
 from advphotoz.objectives import CrossEntropy, Objective
 from advphotoz.redshift import RedshiftBins
 
