@@ -31,6 +31,7 @@ def read_catalogue(path: Path | None, galaxies: int) -> tuple[Tensor, Tensor, Te
 
         data = simulate(galaxies, seed=2, size=32)
         inside = data.z < BINS.z_max
+        print(f"{int((~inside).sum())} of {galaxies} galaxies lie beyond the bins and are left out")
         catalogue = data.catalogue
         return catalogue["mag"][inside], catalogue["mag_err"][inside], data.z[inside]
     rows = np.loadtxt(path, dtype=np.float32)

@@ -1,0 +1,319 @@
+"""Every example runs as a user starts it: in a process of its own, with small settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import advphotoz
+from advphotoz import CrossEntropy, RedshiftBins, models
+from advphotoz.evaluation import Evaluation
+from advphotoz.training import AdversarialTrainer
+
+pytest.importorskip("galsim", reason="the examples draw galaxies: needs the extra sim")
+pytest.importorskip("matplotlib", reason="the demo draws pictures: needs the extra plot")
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+TIMEOUT = 300  # a loaded machine is not a failure
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(advphotoz.__file__).parents[1]),  # the package under test
+        "ADVPHOTOZ_CACHE": str(tmp_path_factory.mktemp("galaxies")),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def run(
+    name: str, *options: object, env: dict[str, str], cwd: Path, status: int = 0
+) -> tuple[str, str]:
+    """Start an example, check its exit status, and return what it printed: stdout, stderr."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, options)],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == status, f"{name}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_there_is_a_test_for_every_example() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    names = [path.name for path in EXAMPLES.glob("*.py")]
+    assert len(names) >= 5
+    assert [name for name in names if f'"{name}"' not in text] == []
+
+
+def test_own_attack(environment: dict[str, str], tmp_path: Path) -> None:
+    out, _ = run("own_attack.py", env=environment, cwd=tmp_path)
+    assert "keeps the contract" in out
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    largest = {name: float(table[name][-2]) for name in ("FGSM", "PGD-10", "momentum")}
+    assert largest == {"FGSM": 0.01, "PGD-10": 0.01, "momentum": 0.01}
+
+
+def test_plain_loop(environment: dict[str, str], tmp_path: Path) -> None:
+    options = ("--galaxies", 70, "--epochs", 1)
+    out, _ = run("plain_loop.py", *options, env=environment, cwd=tmp_path)
+    found = re.fullmatch(r"epoch 1: mean loss ([\d.]+) \(simulated galaxies\)\n", out)
+    assert found
+    # Below the loss at the start; 180 bins guessed alike would give log(180) = 5.19.
+    assert 3 < float(found[1]) < 7
+
+
+def test_catalogue_of_simulated_magnitudes(environment: dict[str, str], tmp_path: Path) -> None:
+    options = ("--galaxies", 120, "--epochs", 2)
+    out, _ = run("catalogue_mlp.py", *options, env=environment, cwd=tmp_path)
+    sizes = re.search(r"(\d+) training and (\d+) test galaxies \(simulated\)", out)
+    left_out = re.search(r"(\d+) of 120 galaxies lie beyond the bins", out)
+    assert sizes
+    assert left_out
+    assert int(sizes[1]) + int(sizes[2]) + int(left_out[1]) == 120
+    eps = [float(e) for e in re.search(r"ugriz: (.*)", out)[1].split(",")]  # type: ignore[index]
+    assert len(eps) == 5
+    assert all(0.005 < e < 0.5 for e in eps)
+    for name in ("classical", "Algorithm 1", "PGD-50x3"):
+        assert f"\n{name}" in out
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what a user brings: cutouts.npz, weights.pt, nets.py and more."""
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.normal(0, 0.05, (40, 4, 23, 23)).astype(np.float32),
+        "ebv": rng.uniform(0, 0.1, 40),
+        "z": rng.uniform(0, 0.4, 40),
+    }
+    np.savez(folder / "cutouts.npz", **arrays)
+    np.savez(folder / "no_ebv.npz", image=arrays["image"], z=arrays["z"])
+    (folder / "nets.py").write_text(
+        "from advphotoz.models import cnn\n\n\n"
+        "def build(n_bands, image_size, n_bins):\n"
+        "    return cnn(n_bands, image_size, n_bins, width=0.1)\n"
+    )
+    torch.manual_seed(0)
+    torch.save(models.cnn(4, 23, 60).state_dict(), folder / "weights.pt")
+    return folder
+
+
+OWN = ("--z-max", 0.4, "--bins", 60)
+
+
+def test_attack_your_model(own: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    eps = (0.005, 0.013, 0.019, 0.023)
+    out, _ = run(
+        "attack_your_model.py", own / "cutouts.npz", own / "weights.pt", *OWN,
+        "--eps", *eps, "--out", tmp_path / "deep" / "eps0.02", env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    # A dot in the name is no suffix: eps0.01 and eps0.02 must not share their files.
+    report = tmp_path / "deep" / "eps0.02.md"
+    result = Evaluation.load(tmp_path / "deep" / "eps0.02.json")
+    assert [row.name for row in result.rows] == ["clean", "noise", "FGSM", "PGD-10"]
+    assert result["clean"].n == 40
+    assert result["PGD-10"].linf == pytest.approx(0.023)
+    assert result["PGD-10"].linf <= 0.023
+    assert result["PGD-10"].objective_after > result["clean"].objective_after
+    text = report.read_text(encoding="utf-8")
+    assert result.to_markdown() in text
+    assert result.sanity is not None
+    assert result.sanity.to_markdown() in text
+    assert str(report) in out
+
+
+def test_attack_a_model_of_a_module_in_this_folder_from_a_trainers_checkpoint(
+    own: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    bins = RedshiftBins(0.0, 0.4, 60)
+    with np.load(own / "cutouts.npz") as file:
+        batch = tuple(torch.tensor(file[key], dtype=torch.float32) for key in ("image", "ebv", "z"))
+    model = models.cnn(4, 23, 60, width=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    trainer = AdversarialTrainer(model, optimizer, None, 0.0, objective=CrossEntropy(bins))
+    trainer.fit([batch], epochs=2, checkpoint=tmp_path / "trained.pt", progress=False)
+    with torch.no_grad():
+        loss = float(CrossEntropy(bins)(model.eval()(*batch[:2]), batch[2]).mean())
+    run(
+        "attack_your_model.py", own / "cutouts.npz", tmp_path / "trained.pt", *OWN,
+        "--builder", "nets:build", "--out", tmp_path / "report", env=environment, cwd=own,
+    )  # fmt: skip
+    result = Evaluation.load(tmp_path / "report.json")
+    assert result["clean"].objective_after == pytest.approx(loss, rel=1e-5)
+
+
+class Evil:
+    """An object whose unpickling runs code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_checkpoint_that_could_run_code_is_refused(
+    own: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    torch.save(Evil(tmp_path / "it_ran"), tmp_path / "evil.pt")
+    _, err = run(
+        "attack_your_model.py", own / "cutouts.npz", tmp_path / "evil.pt", *OWN,
+        env=environment, cwd=tmp_path, status=1,
+    )  # fmt: skip
+    assert "evil.pt cannot be read as weights alone" in err
+    assert "torch.save(model.state_dict(), 'evil.pt')" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "it_ran").exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)  # and it would have run
+    assert (tmp_path / "it_ran").exists()
+
+
+def test_an_npz_without_a_key_is_refused(
+    own: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, err = run(
+        "attack_your_model.py", own / "no_ebv.npz", own / "weights.pt", *OWN,
+        env=environment, cwd=tmp_path, status=1,
+    )  # fmt: skip
+    last = err.strip().splitlines()[-1]
+    assert "no_ebv.npz" in last
+    assert "no 'ebv' among its keys ['image', 'z']" in last
+
+
+DEMO = ("--galaxies", 120, "--epochs", 3, "--width", 0.1)
+PICTURES = ["attack_adversarial", "attack_classical", "delta_z", "redshifts"]
+
+
+@pytest.fixture(scope="module")
+def demo(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a demo that ran through."""
+    folder = tmp_path_factory.mktemp("demo")
+    out, _ = run("demo.py", *DEMO, "--out", folder / "run", env=environment, cwd=folder)
+    assert f"The report: {folder / 'run' / 'report.md'}" in out
+    return folder / "run"
+
+
+def rows(folder: Path) -> dict[str, Any]:
+    """Return every number of the report."""
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())["rows"]
+    return found
+
+
+def epochs(printed: str) -> list[int]:
+    """Return which epochs were trained, as the demo reports them."""
+    return [int(number) for number in re.findall(r"^epoch (\d)/3: train loss", printed, re.M)]
+
+
+def test_the_demo_writes_what_it_promises(demo: Path) -> None:
+    report = (demo / "report.md").read_text(encoding="utf-8")
+    for name in ("classical", "adversarial"):
+        result = Evaluation.load(demo / f"{name}.json")
+        attacks = ["clean", "noise", "FGSM", "PGD-10", "L2-PGD-40"]
+        assert [row["name"] for row in rows(demo)[name]] == attacks
+        assert [vars(row) for row in result.rows] == rows(demo)[name]
+        assert result["clean"].n == 10
+        assert result.to_markdown() in report
+    assert sorted(path.stem for path in demo.glob("*.png")) == PICTURES
+    assert sorted(re.findall(r"!\[[^]]+\]\((\w+)\.png\)", report)) == PICTURES
+    for name in PICTURES:
+        assert (demo / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "simulated galaxies" in report.lower()
+
+
+def test_a_second_start_of_the_demo_only_reports(demo: Path, environment: dict[str, str]) -> None:
+    def kept() -> dict[str, int]:
+        names = [
+            f"{name}.{kind}" for name in ("classical", "adversarial") for kind in ("pt", "json")
+        ]
+        return {name: (demo / name).stat().st_mtime_ns for name in names}
+
+    def tables() -> list[str]:
+        text = (demo / "report.md").read_text(encoding="utf-8")
+        return [line for line in text.splitlines() if "minutes (this start)" not in line]
+
+    before = kept(), tables(), rows(demo)
+    out, err = run("demo.py", *DEMO, "--out", demo, env=environment, cwd=demo)
+    assert (kept(), tables(), rows(demo)) == before
+    assert epochs(out) == []
+    assert "simulating" not in err
+    assert "evaluate" not in err
+
+
+def test_the_demo_refuses_other_settings_in_the_same_folder(
+    demo: Path, environment: dict[str, str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in demo.iterdir()}
+    options = (*DEMO, "--seed", 1, "--out", demo)
+    _, err = run("demo.py", *options, env=environment, cwd=demo, status=1)
+    assert err == f"{demo} holds results of other settings; choose another --out, or delete it\n"
+    assert {path.name: path.read_bytes() for path in demo.iterdir()} == before
+
+
+@contextmanager
+def heeding_ctrl_c() -> Iterator[None]:
+    """Make processes started here heed SIGINT, which shells switch off for background jobs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def start_and_stop(command: list[str], env: dict[str, str], when: Path) -> tuple[int, str, str]:
+    """Start, send Ctrl-C when a file appears, and return status, stdout, stderr."""
+    with heeding_ctrl_c():
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        end = time.monotonic() + TIMEOUT
+        while not when.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, out, err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single process")
+def test_an_interrupted_demo_goes_on_to_the_same_digits(
+    demo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = [*map(str, DEMO), "--out", str(out)]
+    command = [sys.executable, str(EXAMPLES / "demo.py"), *options]
+    for name in ("classical", "adversarial"):
+        status, printed, err = start_and_stop(command, environment, when=out / f"{name}.pt")
+        assert status == 1
+        assert "Stopped. Finished epochs and evaluations are kept; start again to go on." in err
+        assert "Traceback" not in err
+        assert not (out / "report.md").exists()
+    # What was done before a stop is not done again after it.
+    assert 1 not in epochs(printed.partition("Algorithm 1")[0])
+    state = torch.load(out / "adversarial.pt", weights_only=True)
+    resumed, _ = run("demo.py", *options, env=environment, cwd=tmp_path)
+    assert epochs(resumed) == [1, 2, 3][len(state["history"]) :]
+    assert rows(out) == rows(demo)
+    assert sorted(path.stem for path in out.glob("*.png")) == PICTURES
