@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_bounds, check_radius
-from advphotoz.attacks.pgd import ascend
-from advphotoz.attacks.problem import Bounds, posed
+from advphotoz.attacks.pgd import PGD
+from advphotoz.attacks.problem import Bounds
 from advphotoz.balls import LinfBall
 from advphotoz.objectives import Objective
 
@@ -78,18 +78,13 @@ class FGSM:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the adversarial images for x of shape (N, C, ...); the generator is not used."""
-        with posed(
-            model,
-            x,
-            target,
-            context,
-            objective=self.objective,
+        one_step = PGD(
+            LinfBall(self.eps),
+            steps=1,
+            step_size=self.eps,
             targeted=self.targeted,
             bounds=self.bounds,
+            objective=self.objective,
             eval_mode=self.eval_mode,
-        ) as problem:
-            x = problem.x
-            if not len(x):
-                return x.clone()
-            start = torch.zeros_like(x)
-            return ascend(problem.gradient, x, LinfBall(self.eps), start, 1, self.eps, self.bounds)
+        )
+        return one_step(model, x, target, context, generator)
