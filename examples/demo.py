@@ -53,9 +53,11 @@ def same_settings(out: Path, settings: dict[str, object]) -> None:
     """Refuse to mix the results of two settings in one folder."""
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
+    text = json.dumps(settings, indent=2)
+    if not kept.exists():
+        kept.write_text(text)
+    elif kept.read_text() != text:
         sys.exit(f"{out} holds results of other settings; choose another --out, or delete it")
-    kept.write_text(json.dumps(settings, indent=2))
 
 
 def train(name: str, data: tuple[CutoutDataset, ...], args: argparse.Namespace) -> torch.nn.Module:

@@ -344,3 +344,12 @@ def test_plain_model_without_context():
     moved = (mixed - x).abs().amax(0)
     torch.testing.assert_close(moved, torch.tensor(errors), rtol=1e-4, atol=0)
     assert run.step((x, z)) > 0
+
+
+def test_a_distributed_sampler_learns_the_epoch():
+    data = TensorDataset(*batch(8))
+    sampler = torch.utils.data.DistributedSampler(data, num_replicas=2, rank=0)
+    seen = []
+    sampler.set_epoch = seen.append
+    trainer().fit(DataLoader(data, 4, sampler=sampler), epochs=2, progress=False)
+    assert seen == [0, 1]

@@ -40,7 +40,7 @@ def check_batch(x: Any, target: Any, context: Any, bounds: Bounds = None) -> Non
 
 
 def place(x: Tensor, delta: Tensor, bounds: Bounds) -> Tensor:
-    """Return x + delta, no entry further from x than |delta|, in bounds, in x's memory format."""
+    """Return x + delta, no pixel further from x than asked, in bounds, in x's memory format."""
     moved = add_inward(x, delta)
     if bounds is not None:
         moved = moved.clamp(*bounds)

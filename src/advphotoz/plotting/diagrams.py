@@ -43,7 +43,7 @@ def plot_delta_z(
     label : str, optional
         For the legend, which also says what share lies beyond the limits of the axis.
     limit : float
-        The axis runs from -limit to limit; dashed lines mark the outliers, |dz| > 0.05.
+        The axis runs from -limit to limit; dashed lines mark the outliers, ``|dz| > 0.05``.
 
     Returns
     -------

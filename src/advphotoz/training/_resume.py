@@ -14,6 +14,7 @@ __all__ = [
     "random_state",
     "read_checkpoint",
     "set_random_state",
+    "start_epoch",
 ]
 
 
@@ -37,6 +38,13 @@ def loader_generator(loader: object) -> torch.Generator | None:
         if isinstance(generator, torch.Generator):
             return generator
     return None
+
+
+def start_epoch(loader: object, epoch: int) -> None:
+    """Tell a DistributedSampler which epoch begins; without it, it deals the same order again."""
+    set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(epoch)
 
 
 def read_checkpoint(path: str | os.PathLike[str], keys: Iterable[str]) -> dict[str, Any]:

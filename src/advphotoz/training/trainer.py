@@ -27,6 +27,7 @@ from advphotoz.training._resume import (
     random_state,
     read_checkpoint,
     set_random_state,
+    start_epoch,
 )
 from advphotoz.training.mixing import mix_adversarial
 
@@ -191,6 +192,7 @@ class AdversarialTrainer:
             self.model.train()
         while self.epoch < epochs:
             start = time.perf_counter()
+            start_epoch(train_loader, self.epoch)
             name = f"epoch {self.epoch + 1}/{epochs}"
             with tqdm(train_loader, desc=name, disable=not progress, leave=False) as bar:
                 train = mean_loss(
