@@ -112,6 +112,7 @@ def draw(results: dict[str, Evaluation], networks: dict[str, torch.nn.Module], a
             plot_z_z(ax, result.z_phot[shown], result.z_spec)
             eta = 100 * result[shown].eta
             ax.set_title(f"{TITLES[name]}, {shown}: $\\eta$ = {eta:.0f} %", fontsize=9)
+            ax.label_outer()
     fig.savefig(args.out / "redshifts.png", dpi=150)
 
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained", sharey=True)

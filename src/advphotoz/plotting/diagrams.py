@@ -114,6 +114,7 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     ('$z_\\mathrm{spec}$', '$z_\\mathrm{phot}$')
     """
     colors: Any = require("matplotlib.colors", "plot")
+    ticker: Any = require("matplotlib.ticker", "plot")
     dz = metrics.delta_z(z_phot, z_spec)
     truth = as_float64(z_spec)
     estimate = truth + dz * (1 + truth)
@@ -133,8 +134,11 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
         ax.plot(line, line + sign * OUTLIER * (1 + line), "--", color=GREY, linewidth=0.8)
     ax.set(xlim=span, ylim=span, box_aspect=1)
     ax.set(xlabel=r"$z_\mathrm{spec}$", ylabel=r"$z_\mathrm{phot}$")
-    beside = ax.inset_axes((1.03, 0.0, 0.04, 1.0))
-    ax.figure.colorbar(mesh, cax=beside, label="images per cell", format="%g")
+    whole = ticker.MaxNLocator(integer=True) if fullest <= 20 else None
+    # The figure of the axes makes room for the bar; this share keeps it as high as the square.
+    ax.figure.colorbar(
+        mesh, ax=ax, fraction=0.046, pad=0.03, label="images per cell", format="%g", ticks=whole
+    )
     return ax
 
 
