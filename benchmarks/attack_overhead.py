@@ -5,7 +5,7 @@
 Times are taken in one process, the variants interleaved, and compared by the median of the ratios
 within a round: the machine's speed drifts, the ratio does not. Peak memory is the largest resident
 size of a process that runs one variant and nothing else, less that of one that only builds the
-network and the batch.
+network and the batch (Linux only).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -93,6 +92,13 @@ def timed(args: argparse.Namespace) -> dict[str, list[float]]:
     return seconds
 
 
+def peak_resident() -> float:
+    """Return this process's peak resident size in MiB (ru_maxrss would count the parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return float(line.split()[1]) / 1024
+
+
 def peak_memory(args: argparse.Namespace, name: str) -> float:
     """Return the peak resident size in MiB of a fresh process that runs one variant."""
     command = [sys.executable, __file__, "--model", args.model, "--batch", str(args.batch)]
@@ -111,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.only:
         {**VARIANTS, "nothing": nothing}[args.only](*build(args.model, args.batch))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident())
         return
 
     environment = (

@@ -169,7 +169,7 @@ def ascend(
     step = per_band(step_size, x, x.dtype)
     delta = start
     for _ in range(steps):
-        direction = ball.steepest(gradient(place(x, delta, bounds)))
+        direction = ball.steepest(gradient(x + delta))
         delta = ball.project(delta + step * direction)
         if bounds is not None:
             delta = delta.clamp(bounds[0] - x, bounds[1] - x)
