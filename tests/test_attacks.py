@@ -271,12 +271,22 @@ def test_ddp_wrapper_is_attacked_inside(tmp_path):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(model)
+        wrapped.register_forward_pre_hook(lambda *_: pytest.fail("went through the wrapper"))
         attack = PGD(LinfBall(0.1), steps=2, objective=objective)
         assert torch.equal(
             attack(wrapped, x, z, context=context), attack(model, x, z, context=context)
         )
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_inference_tensors_that_the_model_multiplies():
+    """Autograd cannot save a tensor made in inference mode: target and context are copied."""
+    with torch.inference_mode():
+        x, z, weight = torch.randn(3, 4), torch.rand(3), torch.rand(3, 4)
+        attack = FGSM(0.1, objective=lambda output, target: output * target)
+        x_adv = attack(lambda x, w: (x * w).sum(1), x, z, context=(weight,))
+    torch.testing.assert_close(x_adv - x, torch.full((3, 4), 0.1))
 
 
 # What bad input says.
