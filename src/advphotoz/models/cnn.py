@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from advphotoz._checks import check_at_least_one
+from advphotoz.models._ops import Halve
 from advphotoz.models._shared import append_ebv, check_inputs, check_width, initialise, scaled
 
 __all__ = ["CNN", "cnn"]
@@ -29,11 +30,11 @@ class CNN(nn.Module):
         size = -(-(size + 2) // 2)
         size = -(-(size + 2) // 2)
         self.conv0 = nn.Conv2d(n_bands, scaled(64, w), 5, padding=2)
-        self.pool0 = nn.AvgPool2d(2, ceil_mode=True)
+        self.pool0 = Halve()
         self.conv1 = nn.Conv2d(scaled(64, w), scaled(92, w), 3, padding=2)
-        self.pool1 = nn.AvgPool2d(2, ceil_mode=True)
+        self.pool1 = Halve()
         self.conv2 = nn.Conv2d(scaled(92, w), scaled(128, w), 3, padding=2)
-        self.pool2 = nn.AvgPool2d(2, ceil_mode=True)
+        self.pool2 = Halve()
         self.fc0 = nn.Linear(scaled(128, w) * size**2 + 1, scaled(1024, w))  # and ebv
         self.fc1 = nn.Linear(scaled(1024, w), n_bins)
         initialise(self)

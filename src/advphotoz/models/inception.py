@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advphotoz._checks import check_at_least_one
+from advphotoz.models._ops import Halve, PReLU, Smooth
 from advphotoz.models._shared import append_ebv, check_inputs, check_width, initialise, scaled
 
 __all__ = ["Inception", "inception"]
@@ -17,7 +18,7 @@ __all__ = ["Inception", "inception"]
 def _conv(inputs: int, outputs: int, kernel: int, prelu_init: float) -> nn.Sequential:
     """Size-preserving convolution and a PReLU with one weight per channel: one row of Table A1."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    return nn.Sequential(OrderedDict(conv=conv, prelu=nn.PReLU(outputs, prelu_init)))
+    return nn.Sequential(OrderedDict(conv=conv, prelu=PReLU(outputs, prelu_init)))
 
 
 class _Cell(nn.Module):
@@ -37,7 +38,7 @@ class _Cell(nn.Module):
         self.s1_0 = _conv(inputs, middle, 1, prelu_init)
         self.s2_0 = _conv(middle, outputs, 3, prelu_init)
         self.s1_2 = _conv(inputs, middle, 1, prelu_init)
-        self.pool0 = nn.AvgPool2d(2, stride=1)
+        self.pool0 = Smooth()
         if branch_5x5:
             self.s1_1 = _conv(inputs, middle, 1, prelu_init)
             self.s2_1 = _conv(middle, outputs, 5, prelu_init)
@@ -101,7 +102,7 @@ class Inception(nn.Module):
             return _Cell(inputs, middle, outputs, prelu_init, pad_counted, branch_5x5)
 
         self.conv0 = _conv(n_bands, scaled(64, w), 5, prelu_init)
-        self.pool0 = nn.AvgPool2d(2)  # no parameters: one module for all three poolings
+        self.pool0 = Halve()  # no parameters: one module for all three poolings
         self.i0 = cell(scaled(64, w), 48, 64)
         self.i1 = cell(self.i0.outputs, 64, 92)
         self.i2 = cell(self.i1.outputs, 92, 128)
