@@ -29,6 +29,7 @@ CONTRACT = [
     FGSM([0.01, 0.02, 0.03]),
     FGSM(0.3, bounds=(-2, 2)),
     FGSM(0.01, eval_mode=False),
+    FGSM(0.01, autocast=torch.bfloat16),
     PGD(LinfBall(0.01)),
     PGD(LinfBall(0.1), targeted=True),
     PGD(LinfBall(0.01), random_start=True),
@@ -201,6 +202,24 @@ def test_global_generator_is_the_default():
     assert torch.equal(first, UniformNoise(0.1)(None, x, z))
 
 
+def test_autocast_runs_the_model_in_bfloat16_and_nothing_else():
+    model, x, z, context, _ = two_inputs()
+    seen = []
+    model.fc.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+
+    def objective(output, target):
+        seen.append(output.dtype)
+        return CrossEntropy(BINS)(output, target)
+
+    x_adv = PGD(LinfBall(0.1), steps=1, objective=objective, autocast=torch.bfloat16)(
+        model, x, z, context=context
+    )
+    assert seen == [torch.bfloat16, torch.float32]
+    assert x_adv.dtype == torch.float32
+    PGD(LinfBall(0.1), steps=1, objective=objective)(model, x, z, context=context)
+    assert seen[2:] == [torch.float32, torch.float32]
+
+
 def test_bounds_are_kept():
     model, x, z, context, objective = two_inputs()
     low, high = -20.0, 20.0
@@ -347,6 +366,7 @@ def test_bands_bounds_and_settings():
         (lambda: PGD(LinfBall(0.1), step_size=-1), "step_size must be finite and not negative"),
         (lambda: PGD(0.1), r"needs a ball, such as LinfBall\(0.01\)"),
         (lambda: PGD(LinfBall(0.1), bounds=(1, 0)), "low < high"),
+        (lambda: FGSM(0.1, autocast=torch.float16), "None .* or torch.bfloat16"),
         (lambda: FGSM(-1), "eps must be finite and not negative"),
         (lambda: FGSM(math.nan), "eps must be finite"),
         (lambda: UniformNoise(-1), "eps must be finite and not negative"),

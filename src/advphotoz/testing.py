@@ -255,7 +255,7 @@ def _check_value(attack: Attack) -> None:
     again = pickle.loads(pickle.dumps(attack))
     assert again == attack, "a pickled attack is not equal to it"
     assert hash(again) == hash(attack), "equal attacks have different hashes"
-    names = {**vars(advphotoz), type(attack).__name__: type(attack)}
+    names = {**vars(advphotoz), "torch": torch, type(attack).__name__: type(attack)}
     assert eval(repr(attack), names) == attack, f"eval(repr) is not equal to it: {attack!r}"
 
 

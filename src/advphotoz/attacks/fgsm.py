@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_bounds, check_radius
+from advphotoz._modes import check_autocast
 from advphotoz.attacks.pgd import PGD
 from advphotoz.attacks.problem import Bounds
 from advphotoz.balls import LinfBall
@@ -31,7 +32,7 @@ class FGSM:
     eps : float or sequence of float
         Size of the change of every pixel, in the units of the image, or one per band; 0.01 in the
         paper.
-    targeted, bounds, objective, eval_mode
+    targeted, bounds, objective, eval_mode, autocast
         As in `PGD`.
 
     Raises
@@ -64,10 +65,12 @@ class FGSM:
     bounds: Bounds = None
     objective: Objective | None = None
     eval_mode: bool = True
+    autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", check_radius(self.eps))
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
+        check_autocast(self.autocast)
 
     def __call__(
         self,
@@ -86,5 +89,6 @@ class FGSM:
             bounds=self.bounds,
             objective=self.objective,
             eval_mode=self.eval_mode,
+            autocast=self.autocast,
         )
         return one_step(model, x, target, context, generator)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_at_least_one, check_bounds, check_radius
+from advphotoz._modes import check_autocast
 from advphotoz.attacks.problem import Bounds, place, posed
 from advphotoz.balls import Ball, L2Ball, per_band
 from advphotoz.objectives import Objective
@@ -54,6 +55,9 @@ class PGD:
         Craft with the model in eval mode, so that dropout is off and a sample's perturbation does
         not depend on the rest of its batch. False: craft in the mode that the model is in;
         BatchNorm statistics and the random state are put back afterwards.
+    autocast : torch.dtype, optional
+        torch.bfloat16 runs the model in mixed precision, the objective and the perturbation stay
+        in full. None: the caller's, which is full precision outside of any autocast region.
 
     Raises
     ------
@@ -89,6 +93,7 @@ class PGD:
     bounds: Bounds = None
     objective: Objective | None = None
     eval_mode: bool = True
+    autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.ball, Ball):
@@ -98,6 +103,7 @@ class PGD:
         check_at_least_one(self.steps, "steps")
         check_at_least_one(self.restarts, "restarts")
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
+        check_autocast(self.autocast)
         if self.step_size is not None:
             object.__setattr__(self, "step_size", check_radius(self.step_size, "step_size"))
 
@@ -119,6 +125,7 @@ class PGD:
             targeted=self.targeted,
             bounds=self.bounds,
             eval_mode=self.eval_mode,
+            autocast=self.autocast,
         ) as problem:
             x = problem.x
             step = self._step()

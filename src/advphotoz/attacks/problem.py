@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from advphotoz._checks import check_images, check_rows
-from advphotoz._modes import evaluating
+from advphotoz._modes import autocasting, evaluating
 from advphotoz._rounding import add_inward
 from advphotoz.attacks.attack import ZeroGradientWarning
 from advphotoz.objectives import CrossEntropy, Objective
@@ -58,8 +58,10 @@ class Problem:
         context: tuple[Tensor, ...],
         objective: Objective,
         targeted: bool,
+        autocast: torch.dtype | None,
     ) -> None:
         self.x = x
+        self._autocast = autocast
         self._model, self._target, self._context = model, target, context
         self._objective, self._sign = objective, -1.0 if targeted else 1.0
         self._not_finite: list[Tensor] = []
@@ -111,7 +113,8 @@ class Problem:
             )
 
     def _value(self, x: Tensor) -> Tensor:
-        output = self._model(x, *self._context)
+        with autocasting(x.device, self._autocast):
+            output = self._model(x, *self._context)
         if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
         with torch.autocast(x.device.type, enabled=False):
@@ -137,6 +140,7 @@ def posed(
     targeted: bool = False,
     bounds: Bounds = None,
     eval_mode: bool = True,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Problem]:
     r"""Pose the maximisation that a gradient attack faces, for PGD and for attacks of your own.
 
@@ -155,7 +159,7 @@ def posed(
         Images (N, C, ...), floating-point and finite.
     target, context : Tensor, sequence of Tensor
         One row per image, never perturbed.
-    objective, targeted, bounds, eval_mode
+    objective, targeted, bounds, eval_mode, autocast
         As in `PGD`.
 
     Yields
@@ -197,6 +201,7 @@ def posed(
                 tuple(_plain(value) for value in context),
                 objective or CrossEntropy(),
                 targeted,
+                autocast,
             )
             yield problem
             problem.check_gradients()
