@@ -142,8 +142,8 @@ def report(results: dict[str, Evaluation], args: argparse.Namespace, seconds: fl
     count = len(results["classical"].z_spec)
     setting = (
         f"Simulated galaxies: {args.galaxies} in all, {count} of them for this test. The paper's "
-        f"CNN in bfloat16, {args.epochs} epochs, seed {args.seed}; eps = {EPS} nanomaggies per pixel, below "
-        "the sky noise of every band."
+        f"CNN in bfloat16, {args.epochs} epochs, seed {args.seed}; eps = {EPS} nanomaggies per "
+        "pixel, below the sky noise of every band."
     )
     machine = (
         f"Made by `examples/demo.py` in {seconds / 60:.1f} minutes (this start), "
