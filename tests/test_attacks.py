@@ -220,6 +220,43 @@ def test_autocast_runs_the_model_in_bfloat16_and_nothing_else():
     assert seen[2:] == [torch.float32, torch.float32]
 
 
+def test_weights_are_cast_once_for_all_steps():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Casts(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and args[0].shape == (20, 6 * 256 + 1):
+                self.count += kwargs["dtype"] == torch.bfloat16
+            return function(*args, **(kwargs or {}))
+
+    model, x, z, context, objective = two_inputs()
+    attack = PGD(LinfBall(0.1), steps=5, objective=objective, autocast=torch.bfloat16)
+    with Casts() as casts:
+        attack(model, x, z, context=context)
+    assert casts.count == 1
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_training_step_after_crafting_in_one_autocast_region_has_all_its_gradients(restarts):
+    """The cast weights that crafting leaves in autocast's cache must lead back to the weights."""
+    model, x, z, context, objective = two_inputs()
+    model.eval()
+    grads = []
+    for craft in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            if craft:
+                attack = PGD(LinfBall(0.1), steps=2, restarts=restarts, objective=objective)
+                attack(model, x, z, context=context)
+            output = model(x, *context)
+        objective(output, z).sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_bounds_are_kept():
     model, x, z, context, objective = two_inputs()
     low, high = -20.0, 20.0
@@ -233,12 +270,14 @@ def test_bounds_are_kept():
         assert free.max() > high  # no silent range: unbounded unless stated
 
 
-def test_no_parameter_gradient_is_computed():
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_no_parameter_gradient_is_computed(autocast):
     model, x, z, context, objective = two_inputs()
     touched = []
     for parameter in model.parameters():
         parameter.register_hook(lambda grad: touched.append(grad))
-    PGD(LinfBall(0.1), steps=2, objective=objective)(model, x, z, context=context)
+    attack = PGD(LinfBall(0.1), steps=2, objective=objective, autocast=autocast)
+    attack(model, x, z, context=context)
     assert not touched
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 

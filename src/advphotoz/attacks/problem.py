@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,10 +59,8 @@ class Problem:
         context: tuple[Tensor, ...],
         objective: Objective,
         targeted: bool,
-        autocast: torch.dtype | None,
     ) -> None:
         self.x = x
-        self._autocast = autocast
         self._model, self._target, self._context = model, target, context
         self._objective, self._sign = objective, -1.0 if targeted else 1.0
         self._not_finite: list[Tensor] = []
@@ -113,8 +112,7 @@ class Problem:
             )
 
     def _value(self, x: Tensor) -> Tensor:
-        with autocasting(x.device, self._autocast):
-            output = self._model(x, *self._context)
+        output = self._model(x, *self._context)
         if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
         with torch.autocast(x.device.type, enabled=False):
@@ -192,6 +190,8 @@ def posed(
         if isinstance(model, DistributedDataParallel):
             model = model.module  # torch.autograd.grad does not work through the wrapper
         with ExitStack() as stack:
+            # Around all steps: autocast keeps the weights that it has cast until its region ends.
+            stack.enter_context(autocasting(x.device, autocast))
             if isinstance(model, nn.Module):
                 stack.enter_context(_untouched(model, x.device, eval_mode))
             problem = Problem(
@@ -201,7 +201,6 @@ def posed(
                 tuple(_plain(value) for value in context),
                 objective or CrossEntropy(),
                 targeted,
-                autocast,
             )
             yield problem
             problem.check_gradients()
@@ -215,7 +214,10 @@ def _plain(x: Tensor) -> Tensor:
 @contextmanager
 def _untouched(model: nn.Module, device: torch.device, eval_mode: bool) -> Iterator[None]:
     """Freeze the weights and set the mode; put flags, buffers and random state back at the end."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    # Autocast keeps cast weights from step to step only where they require a gradient; it is not
+    # computed, since torch.autograd.grad is asked for that of x alone.
+    kept = 1 if torch.is_autocast_enabled(device.type) else math.inf
+    trainable = [p for p in model.parameters() if p.requires_grad and p.ndim <= kept]
     with ExitStack() as stack:
         if eval_mode:
             stack.enter_context(evaluating(model))
