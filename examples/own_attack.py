@@ -47,11 +47,11 @@ class Momentum:
             x = problem.x
             delta, mean = torch.zeros_like(x), torch.zeros_like(x)
             for _ in range(self.steps):
-                gradient = problem.gradient(place(x, delta, None))
+                gradient = problem.gradient(place(x, delta))
                 size = gradient.flatten(1).abs().mean(1).clamp_min(1e-30)
                 mean = self.decay * mean + gradient / size.view(-1, *[1] * (x.ndim - 1))
                 delta = self.ball.project(delta + self.step_size * self.ball.steepest(mean))
-            return place(x, delta, None)
+            return place(x, delta)
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
-"""Train and eval flags, put back as they were, one submodule at a time."""
+"""What a model is while it is crafted on or evaluated, and how it becomes again what it was."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["autocasting", "check_autocast", "device_of", "evaluating", "to_device"]
+__all__ = ["autocasting", "check_autocast", "device_of", "evaluating", "to_device", "untouched"]
 
 
 @contextmanager
@@ -25,6 +26,40 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def untouched(model: nn.Module, device: torch.device, eval_mode: bool) -> Iterator[None]:
+    """Freeze the weights and set the mode; put flags, buffers and random state back at the end."""
+    # Autocast keeps cast weights from step to step only where they require a gradient; it is not
+    # computed, since torch.autograd.grad is asked for that of x alone.
+    kept = 1 if torch.is_autocast_enabled(device.type) else math.inf
+    trainable = [p for p in model.parameters() if p.requires_grad and p.ndim <= kept]
+    with ExitStack() as stack:
+        if eval_mode:
+            stack.enter_context(evaluating(model))
+        else:
+            stack.enter_context(_statistics_kept(model))
+            devices = [device] if device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices))
+        try:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Put every buffer back at the end: a forward pass in train mode moves BatchNorm's."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from advphotoz._checks import check_images, check_rows
-from advphotoz._modes import autocasting, evaluating
+from advphotoz._modes import autocasting, untouched
 from advphotoz._rounding import add_inward
 from advphotoz.attacks.attack import ZeroGradientWarning
 from advphotoz.objectives import CrossEntropy, Objective
@@ -40,8 +39,28 @@ def check_batch(x: Any, target: Any, context: Any, bounds: Bounds = None) -> Non
             )
 
 
-def place(x: Tensor, delta: Tensor, bounds: Bounds) -> Tensor:
-    """Return x + delta, no pixel further from x than asked, in bounds, in x's memory format."""
+def place(x: Tensor, delta: Tensor, bounds: Bounds = None) -> Tensor:
+    r"""Return x + delta, rounded so that no pixel moves further than delta says.
+
+    Parameters
+    ----------
+    x, delta : Tensor
+        Images (N, C, ...) and a perturbation of the same shape, dtype and device.
+    bounds : (float, float), optional
+        Pixel values to stay within, which x does already. None: unbounded.
+
+    Returns
+    -------
+    Tensor
+        In x's memory format, with :math:`|\mathrm{result} - x| \le |\delta|` exactly;
+        plain addition rounds to nearest, and moves a pixel of 10,000 by up to 0.0005 more.
+
+    Examples
+    --------
+    >>> import torch
+    >>> place(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, -0.5]]), bounds=(-2, 2))
+    tensor([[ 1.5000, -2.0000]])
+    """
     moved = add_inward(x, delta)
     if bounds is not None:
         moved = moved.clamp(*bounds)
@@ -49,7 +68,15 @@ def place(x: Tensor, delta: Tensor, bounds: Bounds) -> Tensor:
 
 
 class Problem:
-    """One batch, one model, one objective: its value and its input gradient, per sample."""
+    """One batch, one model, one objective: its value and its input gradient, per sample.
+
+    Made by `posed`, for use inside its ``with`` block.
+
+    Attributes
+    ----------
+    x : Tensor
+        The images (N, C, ...), detached.
+    """
 
     def __init__(
         self,
@@ -193,7 +220,7 @@ def posed(
             # Around all steps: autocast keeps the weights that it has cast until its region ends.
             stack.enter_context(autocasting(x.device, autocast))
             if isinstance(model, nn.Module):
-                stack.enter_context(_untouched(model, x.device, eval_mode))
+                stack.enter_context(untouched(model, x.device, eval_mode))
             problem = Problem(
                 model,
                 _plain(x),
@@ -209,37 +236,3 @@ def posed(
 def _plain(x: Tensor) -> Tensor:
     """Detach, and copy a tensor made in inference mode, which autograd cannot use."""
     return x.clone() if x.is_inference() else x.detach()
-
-
-@contextmanager
-def _untouched(model: nn.Module, device: torch.device, eval_mode: bool) -> Iterator[None]:
-    """Freeze the weights and set the mode; put flags, buffers and random state back at the end."""
-    # Autocast keeps cast weights from step to step only where they require a gradient; it is not
-    # computed, since torch.autograd.grad is asked for that of x alone.
-    kept = 1 if torch.is_autocast_enabled(device.type) else math.inf
-    trainable = [p for p in model.parameters() if p.requires_grad and p.ndim <= kept]
-    with ExitStack() as stack:
-        if eval_mode:
-            stack.enter_context(evaluating(model))
-        else:
-            stack.enter_context(_statistics_kept(model))
-            devices = [device] if device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices))
-        try:
-            for parameter in trainable:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in trainable:
-                parameter.requires_grad_(True)
-
-
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Put every buffer back at the end: a forward pass in train mode moves BatchNorm's."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)
