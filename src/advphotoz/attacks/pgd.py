@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advphotoz._checks import check_at_least_one, check_bounds, check_radius
 from advphotoz._modes import check_autocast
-from advphotoz.attacks.problem import Bounds, place, posed
+from advphotoz.attacks.problem import Bounds, Problem, place, posed
 from advphotoz.balls import Ball, L2Ball, per_band
 from advphotoz.objectives import Objective
 
@@ -127,24 +127,26 @@ class PGD:
             eval_mode=self.eval_mode,
             autocast=self.autocast,
         ) as problem:
-            x = problem.x
-            step = self._step()
-            worst = worst_value = None
-            for search in range(self.restarts if len(x) else 0):
-                start = torch.zeros_like(x)
-                if self.random_start or search > 0:
-                    start = self.ball.sample(x, generator)
-                found = ascend(problem.gradient, x, self.ball, start, self.steps, step, self.bounds)
-                if self.restarts == 1:
-                    return found
+            if not len(x):
+                return problem.x.clone()
+            worst = self._search(problem, generator, self.random_start)
+            if self.restarts == 1:
+                return worst
+            worst_value = problem.value(worst)
+            for _ in range(1, self.restarts):
+                found = self._search(problem, generator, random_start=True)
                 value = problem.value(found)
-                if worst is None or worst_value is None:
-                    worst, worst_value = found, value
-                    continue
                 higher = value > worst_value
                 worst[higher] = found[higher]
                 worst_value = torch.maximum(value, worst_value)
-            return x.clone() if worst is None else worst
+            return worst
+
+    def _search(
+        self, problem: Problem, generator: torch.Generator | None, random_start: bool
+    ) -> Tensor:
+        x, ball = problem.x, self.ball
+        start = ball.sample(x, generator) if random_start else torch.zeros_like(x)
+        return ascend(problem.gradient, x, ball, start, self.steps, self._step(), self.bounds)
 
     def _step(self) -> float | Sequence[float]:
         if self.step_size is not None:
