@@ -116,6 +116,10 @@ def test_linear_model_gives_the_closed_form() -> None:
         z_phot = 0.25 + 0.5 * torch.sigmoid(-2 * side * margin)
         assert result[name].objective_after == pytest.approx(loss, rel=1e-5)
         assert result.z_phot[name] == pytest.approx(z_phot.numpy(), abs=1e-5)
+        # z_spec lies in the middle of its bin, and half of that bin's probability below it.
+        high = 2 * (z_phot - 0.25)
+        pit = torch.where(z < 0.5, (1 - high) / 2, 1 - high / 2)
+        assert result.pit[name] == pytest.approx(pit.numpy(), abs=1e-5)
         # The density is p / width: twice the probability, and so log 2 below the loss.
         assert result[name].nll == pytest.approx(loss - math.log(2), rel=1e-4, abs=1e-5)
         assert result[name].eta == metrics.outlier_fraction(z_phot, z)
@@ -144,7 +148,9 @@ def test_clean_row_holds_the_metrics_themselves() -> None:
         assert getattr(row, name) == pytest.approx(getattr(metrics, name)(pdf, z, FIVE), **close)
     error = metrics.bootstrap_error(metrics.sigma_mad, z_phot, z, n_resamples=30, seed=4)
     assert row.sigma_mad_error == pytest.approx(error, rel=1e-4)
-    assert result.z_spec.dtype == result.z_phot["clean"].dtype == np.float32
+    assert result.pit["clean"] == pytest.approx(metrics.pit(pdf, z, FIVE), abs=1e-6)
+    dtypes = {v.dtype for v in (result.z_spec, result.z_phot["clean"], result.pit["clean"])}
+    assert dtypes == {np.dtype(np.float32)}
     assert result.z_spec == pytest.approx(z.numpy(), abs=0)
 
 
@@ -268,7 +274,7 @@ def test_attacks_without_an_objective_get_ours() -> None:
 def test_names(attacks: Any, names: list[str]) -> None:
     result = run(TwoBins(), [sides(6)], attacks, bins=TWO, sanity=False)
     assert [row.name for row in result.rows] == ["clean", "noise", *names]
-    assert list(result.z_phot) == [row.name for row in result.rows]
+    assert list(result.z_phot) == list(result.pit) == [row.name for row in result.rows]
 
 
 @pytest.mark.parametrize(
@@ -405,7 +411,10 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert again == result
     assert math.isnan(again.rows[2].crps)
     assert (again.rows[2].nll, again.rows[2].bias) == (math.inf, -math.inf)
-    assert again.z_phot["noise"].tobytes() == result.z_phot["noise"].tobytes()
+    for name in ("noise", "FGSM 0.1"):
+        assert again.z_phot[name].tobytes() == result.z_phot[name].tobytes()
+        assert again.pit[name].tobytes() == result.pit[name].tobytes()
+    assert again != dataclasses.replace(result, pit={**result.pit, "noise": result.pit["clean"]})
     assert str(again) == str(result)
     assert again != dataclasses.replace(result, sanity=None)
 
@@ -426,8 +435,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (text[: len(text) // 2], "cut off"),
         ("", "cut off"),
         ("[1, 2]", "does not hold what was asked for"),
-        (text.replace('"version": 1', '"version": 99'), "version 99"),
+        (text.replace('"version": 2', '"version": 1'), "has version 1 .* reads version 2"),
         (text.replace('"z_spec"', '"zspec"'), "lacks a part"),
+        (text.replace('"pit"', '"pitt"'), "lacks a part"),
         (text.replace('"eta"', '"etta"'), "lacks a part"),
     ):
         path.write_text(wrong)

@@ -12,7 +12,7 @@ from advphotoz._files import replacing
 
 __all__ = ["floats", "load_json", "plain", "save_json"]
 
-VERSION = 1
+VERSIONS = {"evaluation": 2}  # any other kind: 1
 
 
 def plain(value: Any) -> Any:
@@ -33,7 +33,7 @@ def floats(values: Any) -> list[Any]:
 
 def save_json(path: str | os.PathLike[str], kind: str, body: dict[str, Any]) -> None:
     """Write a result under a temporary name, then rename it: a crash leaves no half file."""
-    head = {"format": f"advphotoz {kind}", "version": VERSION}
+    head = {"format": f"advphotoz {kind}", "version": VERSIONS.get(kind, 1)}
     text = json.dumps({**head, **plain(body)}, allow_nan=False, indent=1)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -55,9 +55,10 @@ def load_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
             f"{path} does not hold what was asked for: expected the format {expected!r}, "
             f"got {found!r}"
         )
-    if body.get("version") != VERSION:
+    version = VERSIONS.get(kind, 1)
+    if body.get("version") != version:
         raise ValueError(
             f"{path} has version {body.get('version')!r} of its format and this advphotoz reads "
-            f"version {VERSION}; read it with the advphotoz that wrote it"
+            f"version {version}; read it with the advphotoz that wrote it, or make it again"
         )
     return body

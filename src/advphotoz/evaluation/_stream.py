@@ -51,6 +51,7 @@ class Tally:
     """What one model said about one attack's images, gathered batch by batch on the CPU."""
 
     z_phot: list[Tensor] = field(default_factory=list)
+    pit: list[Tensor] = field(default_factory=list)
     value: list[Tensor] = field(default_factory=list)  # the objective, per sample
     own: list[Tensor] = field(default_factory=list)  # what the attack itself maximises
     own_before: list[Tensor] = field(default_factory=list)
@@ -206,6 +207,7 @@ def _show(
     x, _, z = batch
     delta = (x_adv.cpu().double() - x.double()).flatten(1)
     tally.z_phot.append(setup.bins.mean(pdf))
+    tally.pit.append(torch.from_numpy(metrics.pit(pdf, z, setup.bins)).float())
     tally.value.append(value.float().cpu())
     tally.cross_entropy.append(cross_entropy.cpu())
     tally.crps += len(z) * metrics.crps(pdf, z, setup.bins)

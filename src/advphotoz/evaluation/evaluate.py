@@ -128,6 +128,7 @@ def evaluate(
         ),
         z_spec=z_spec.numpy(),
         z_phot={name: torch.cat(tally.z_phot).numpy() for name, tally in tallies.items()},
+        pit={name: torch.cat(tally.pit).numpy() for name, tally in tallies.items()},
         sanity=probe(model, kept, bound, z_spec, tallies, setup) if sanity else None,
         settings=describe(model, setup, noise_eps=noise.eps, samples=len(z_spec)),
     )

@@ -36,6 +36,9 @@ class Evaluation:
         True redshifts, float32.
     z_phot : mapping of str to ndarray, (N,)
         Per row name, the estimated redshifts (mean of the PDF), float32.
+    pit : mapping of str to ndarray, (N,)
+        Per row name, the CDF at z_spec (:func:`advphotoz.metrics.pit`), float32: uniform on
+        [0, 1] where the PDFs are calibrated.
     sanity : Sanity or None
         Whether the numbers can be trusted.
     settings : mapping
@@ -45,6 +48,7 @@ class Evaluation:
     rows: tuple[Row, ...]
     z_spec: npt.NDArray[np.float32]
     z_phot: Mapping[str, npt.NDArray[np.float32]]
+    pit: Mapping[str, npt.NDArray[np.float32]]
     sanity: Sanity | None
     settings: Mapping[str, Any]
 
@@ -104,6 +108,7 @@ class Evaluation:
                 rows=tuple(Row.from_dict(row) for row in body["rows"]),
                 z_spec=_array(body["z_spec"]),
                 z_phot={name: _array(values) for name, values in body["z_phot"].items()},
+                pit={name: _array(values) for name, values in body["pit"].items()},
                 sanity=None if sanity is None else Sanity.from_dict(sanity),
                 settings=body["settings"],
             )
@@ -120,6 +125,7 @@ class Evaluation:
             "sanity": None if self.sanity is None else dataclasses.asdict(self.sanity),
             "z_spec": floats(self.z_spec),
             "z_phot": {name: floats(values) for name, values in self.z_phot.items()},
+            "pit": {name: floats(values) for name, values in self.pit.items()},
         }
 
 
