@@ -2,6 +2,7 @@
 
 from advphotoz.evaluation.curve import CurvePoint, RobustnessCurve, robustness_curve
 from advphotoz.evaluation.evaluate import evaluate
+from advphotoz.evaluation.landscape import loss_landscape
 from advphotoz.evaluation.results import Evaluation
 from advphotoz.evaluation.row import Row
 from advphotoz.evaluation.sanity import Check, Sanity
@@ -16,6 +17,7 @@ __all__ = [
     "Sanity",
     "TransferMatrix",
     "evaluate",
+    "loss_landscape",
     "robustness_curve",
     "transfer_matrix",
 ]
