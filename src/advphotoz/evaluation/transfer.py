@@ -88,6 +88,7 @@ def transfer_matrix(
     loader: Iterable[Sequence[Tensor]],
     attack: Attack,
     *,
+    crafted_on: Sequence[str] | None = None,
     bins: RedshiftBins | None = None,
     objective: Objective | None = None,
     autocast: torch.dtype | None = None,
@@ -95,12 +96,14 @@ def transfer_matrix(
     progress: bool = True,
     bootstrap: int = 200,
 ) -> TransferMatrix:
-    """Craft adversarial images on each model and show them to every model, in one pass.
+    """Craft adversarial images on one or each model and show them to every model, in one pass.
 
     Parameters
     ----------
     models : mapping of str to Module
         All with the same bins and inputs.
+    crafted_on : sequence of str, optional
+        Names of the models that images are crafted on. None: all of them.
     loader, attack, bins, objective, autocast, seed, progress, bootstrap
         As in `evaluate`, which says what is raised too.
 
@@ -121,10 +124,17 @@ def transfer_matrix(
     """
     if not models or CLEAN in models:
         raise ValueError(f"models must be a mapping of names, other than {CLEAN!r}, to models")
+    chosen = list(models) if crafted_on is None else list(crafted_on)
+    if isinstance(crafted_on, str) or not chosen or not set(chosen) <= set(models):
+        raise ValueError(
+            f"crafted_on must be a list of names out of {list(models)}, got {crafted_on!r}"
+        )
     bins = RedshiftBins() if bins is None else bins
     setup = Setup(bins, objective or CrossEntropy(bins), autocast, seed, progress, bootstrap)
     bound = bind_objective(attack, setup.objective)
-    crafters = {name: (check_model(model), bound) for name, model in models.items()}
+    for model in models.values():
+        check_model(model)
+    crafters = {name: (models[name], bound) for name in chosen}
     z_spec, tallies = stream(loader, crafters, models, setup)
     rows: dict[str, dict[str, Row]] = {}
     for (craft, judge), tally in tallies.items():

@@ -1,0 +1,133 @@
+"""What is trained and what is attacked: the paper's tables, written as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from advphotoz import (
+    FGSM,
+    PGD,
+    CrossEntropy,
+    LinfBall,
+    RedshiftBins,
+    RedshiftError,
+    UniformNoise,
+    l2_pgd,
+)
+from advphotoz.attacks import Attack
+from advphotoz.balls import l2_eps_from_linf
+
+from .scales import Scale
+
+__all__ = [
+    "ALONE",
+    "BINS",
+    "CURVES",
+    "DEFENDED",
+    "EPS",
+    "GRID",
+    "MATRICES",
+    "SIX",
+    "STANDARD",
+    "Training",
+    "curve_attacks",
+    "strong_attacks",
+    "table1_attacks",
+    "trainings",
+]
+
+EPS = 0.01  # the paper's, in the unit of the pixels (nanomaggies)
+BALL = LinfBall(EPS)
+BINS = RedshiftBins(0.0, 1.0, 180)
+
+SIX = ("Iref", "I0", "I1", "I2", "I3", "CNN")
+"""The networks of Table 1, all trained classically."""
+STANDARD: dict[str, Attack] = {"FGSM": FGSM(EPS), "PGD-10": PGD(BALL)}
+"""Shown to every network."""
+MATRICES = ("FGSM", "PGD-10")
+"""Attacks of Table 1 that are crafted on each of the six, for the six-by-six matrix."""
+GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+"""Values of eps for the curves."""
+ALONE = ("Iref", "fgsm-20", "step-50", "pgd-50", "pgd-50-fc0", "pgd-50-i3", "pgd-50-i4")
+"""Networks that meet the strongest attack."""
+DEFENDED = ALONE[1:]
+"""Networks that are shown Iref's adversarial images: do they beat those made for them?"""
+CURVES = ("Iref", "fgsm-20", "step-50", "pgd-50", "pgd-50-i4")
+"""Networks whose metrics are drawn against eps."""
+
+# Table 3: what is changed in the Inception (Sec. 4.3), as arguments of `models.inception`.
+CAPACITY: dict[str, dict[str, float]] = {
+    "": {},
+    "-i4": {"i4_features": 256},
+    "-fc0": {"fc0_features": 2000},
+    "-i3": {"i3_cells": 2},
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network: its architecture, its adversarial share, and its seed."""
+
+    name: str
+    network: str = "inception"
+    changes: tuple[tuple[str, float], ...] = ()
+    attack: Attack | None = None
+    fraction: float = 0.0
+    seed: int = 0  # of the initial weights and of everything drawn; also names the training set
+
+    @property
+    def passes(self) -> float:
+        """Passes over the network per image, the cost of training: see docs/benchmarks.md."""
+        return 3 + 2 * self.fraction * getattr(self.attack, "steps", int(self.attack is not None))
+
+
+def trainings(scale: Scale) -> Iterator[Training]:
+    """Yield all trainings, those of the first seed first."""
+    yield Training("Iref")
+    yield Training("CNN", "cnn", seed=0)
+    for k in range(4):
+        yield Training(f"I{k}", seed=k + 1)
+    step = PGD(BALL, steps=1, step_size=1.25 * EPS, random_start=True)  # Wong et al. 2020
+    for seed in range(scale.seeds):
+        tail = f"-seed{seed}" if seed else ""
+        for share in (20, 10, 5):
+            name = f"fgsm-{share:02d}{tail}"
+            yield Training(name, attack=FGSM(EPS), fraction=share / 100, seed=seed)
+        for variant, changes in CAPACITY.items():
+            name, given = f"pgd-50{variant}{tail}", tuple(changes.items())
+            yield Training(name, changes=given, attack=PGD(BALL), fraction=0.5, seed=seed)
+        yield Training(f"step-50{tail}", attack=step, fraction=0.5, seed=seed)
+        if not seed:  # the sweep over f_a that the text describes
+            for share in (20, 10, 5):
+                name = f"pgd-{share:02d}"
+                yield Training(name, attack=PGD(BALL), fraction=share / 100)
+
+
+def table1_attacks(size: int) -> dict[str, Attack]:
+    """Return the attacks of Table 1 on images of size x size pixels, in its order."""
+    eps_2 = l2_eps_from_linf(EPS, n=size**2)
+    return {
+        "noise 0.01": UniformNoise(EPS),
+        "noise 0.1": UniformNoise(10 * EPS),
+        **STANDARD,
+        "PGD-20": PGD(BALL, steps=20),
+        "PGD-10, random start": PGD(BALL, random_start=True),
+        "PGD-20, random start": PGD(BALL, steps=20, random_start=True),
+        "L2-PGD-40": l2_pgd(eps_2),
+        "L2-PGD-40, per band": l2_pgd(eps_2, per_band=True),
+    }
+
+
+def strong_attacks(scale: Scale) -> dict[str, Attack]:
+    """Return the two searches that are the strongest attack together, worst per galaxy."""
+    settings = {"steps": scale.strong_steps, "restarts": scale.strong_restarts}
+    return {
+        "strong, cross-entropy": PGD(BALL, **settings, objective=CrossEntropy(BINS)),
+        "strong, redshift": PGD(BALL, **settings, objective=RedshiftError(BINS)),
+    }
+
+
+def curve_attacks() -> dict[str, object]:
+    """Return functions of eps."""
+    return {"FGSM": FGSM, "PGD-10": lambda eps: PGD(LinfBall(eps))}

@@ -1,0 +1,170 @@
+"""Campagne 2020 (arXiv:2002.10154) reproduced: Tables 1 to 3, Figures 1 to 6, and more.
+
+    python examples/reproduce_paper.py --scale cpu --out runs/paper
+    python examples/reproduce_paper.py --scale full --data sdss.npz --out runs/sdss
+
+Trains the paper's networks, classically and by Algorithm 1, attacks them, and writes report.md,
+tables.json and figures. Every trained network and every evaluation is a step that is done once:
+after Ctrl-C, or a crash, the same command goes on from the last finished epoch or step. Without
+--data the galaxies are simulated. --data takes the .npz of Pasquet et al. 2019 (`cube`, `labels`),
+read row by row, never as a whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from paper.data import Galaxies
+from paper.plan import (
+    ALONE,
+    CURVES,
+    DEFENDED,
+    MATRICES,
+    SIX,
+    STANDARD,
+    Training,
+    strong_attacks,
+    table1_attacks,
+    trainings,
+)
+from paper.report import write_report
+from paper.scales import SCALES, Scale
+from paper.steps import Step, run, same_settings
+from paper.studies import landscape, write_catalogue
+from paper.work import Work
+
+
+def plan(work: Work) -> list[Step]:
+    """Return all steps in order: first what the most numbers hang on, further seeds last."""
+    scale, out = work.scale, work.out
+    every = {t.name: t for t in trainings(scale)}
+    steps = [Step("catalogue", out / "catalogue.json", 1, partial(write_catalogue, work))]
+    steps += [_train(work, every[name]) for name in SIX]
+
+    six = [every[name] for name in SIX]
+    for name, attack in table1_attacks(work.galaxies.image_size).items():
+        path = out / "table1" / f"{name.replace(' ', '-').replace(',', '')}.json"
+        crafted_on = None if name in MATRICES else ["Iref"]
+        cost = 2 * scale.n_attack * getattr(attack, "steps", 1) * (1 if crafted_on else len(SIX))
+        do = partial(_transfer, work, six, attack, crafted_on)
+        steps.append(Step(f"Table 1, {name}", path, cost, do))
+    steps += [_evaluate(work, t) for t in six]
+    steps.append(
+        Step(
+            "evaluate Iref, the whole test set",
+            out / "evaluations" / "Iref-test.json",
+            scale.n_test,
+            lambda path: work.evaluate(every["Iref"], {}, scale.n_test, path, sanity=False),
+        )
+    )
+    further = {seed: [t for t in every.values() if t.seed == seed] for seed in range(scale.seeds)}
+    for seed, group in further.items():
+        for training in group:
+            if training.name not in SIX:
+                steps += [_train(work, training), _evaluate(work, training)]
+        if not seed:
+            steps += _studies(work, every)
+    return steps
+
+
+def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
+    """Return what goes beyond the tables: transfer to the defended, strongest attack, curves."""
+    scale, out = work.scale, work.out
+    shown = [every[name] for name in ("Iref", *DEFENDED)]
+    attack = STANDARD["PGD-10"]
+    do = partial(_transfer, work, shown, attack, ["Iref"])
+    cost = 20 * scale.n_attack
+    steps = [Step("transfer to the defended", out / "table1" / "defended.json", cost, do)]
+    strong = strong_attacks(scale)
+    for name in ALONE:
+        cost = 4 * scale.n_strong * scale.strong_steps * scale.strong_restarts
+        steps.append(
+            Step(
+                f"strongest attack on {name}",
+                out / "strong" / f"{name}.json",
+                cost,
+                partial(_strong, work, every[name], strong),
+            )
+        )
+    for name in CURVES:
+        cost = 2 * 7 * 11 * scale.n_curve
+        path = out / "curves" / f"{name}.json"
+        steps.append(Step(f"curve of {name}", path, cost, partial(work.curve, every[name])))
+    path = out / "landscape.json"
+    chosen = [every[name] for name in ("Iref", "fgsm-20", "pgd-50")]
+    steps.append(Step("loss landscape", path, 3000, partial(landscape, work, chosen)))
+    return steps
+
+
+def _train(work: Work, training: Training) -> Step:
+    cost = training.passes * work.scale.n_train * work.scale.epochs
+    if training.network == "cnn":
+        cost /= 2
+    path = work.out / "models" / f"{training.name}.pt"
+    return Step(f"train {training.name}", path, cost, partial(work.train, training))
+
+
+def _evaluate(work: Work, training: Training) -> Step:
+    n = work.scale.n_attack
+    path = work.out / "evaluations" / f"{training.name}.json"
+    return Step(
+        f"evaluate {training.name}",
+        path,
+        2 * n * 11,
+        lambda path: work.evaluate(training, STANDARD, n, path, sanity=True),
+    )
+
+
+def _strong(work: Work, training: Training, attacks: dict, path: Path) -> None:
+    work.evaluate(training, attacks, work.scale.n_strong, path, sanity=False)
+
+
+def _transfer(work: Work, trained: list[Training], attack, crafted_on, path: Path) -> None:
+    work.transfer(trained, attack, crafted_on, path)
+
+
+def settings(scale: Scale, args: argparse.Namespace) -> dict[str, object]:
+    """Return everything that the results depend on, in words and numbers."""
+    data: object = "simulated, seed 0"
+    if args.data is not None:
+        data = {"file": args.data.name, "bytes": os.stat(args.data).st_size}
+    return {
+        "scale": {"name": args.scale, **dataclasses.asdict(scale)},
+        "data": data,
+        "trainings": {t.name: repr(t) for t in trainings(scale)},
+        "machine": f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{'CUDA' if torch.cuda.is_available() else 'CPU'}",
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do every step that is not done yet, then draw and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--data", type=Path, help=".npz of Pasquet et al. 2019; else simulated")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of results")
+    args = parser.parse_args(argv)
+    scale = SCALES[args.scale]
+    same_settings(args.out, settings(scale, args))
+    work = Work(scale, Galaxies(scale, args.data), args.out)
+    run(plan(work), args.out, after=partial(write_report, args.out))
+    from paper.figures import draw_all
+
+    draw_all(work)
+    write_report(args.out)
+    print(f"The report: {args.out / 'report.md'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. Finished epochs and steps are kept; start again to go on.")
