@@ -18,6 +18,7 @@ from advphotoz import (
     RedshiftBins,
     RedshiftError,
     UniformNoise,
+    WorstOf,
     ZeroGradientWarning,
     l2_pgd,
 )
@@ -49,7 +50,7 @@ def test_contract(attack):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
-@pytest.mark.parametrize("kind", ["fgsm", "pgd", "l2", "restarts"])
+@pytest.mark.parametrize("kind", ["fgsm", "pgd", "l2", "restarts", "worst"])
 def test_objective_rises(problem, kind):
     model, x, z, context, objective = problem()
     model.eval()
@@ -58,6 +59,7 @@ def test_objective_rises(problem, kind):
         "pgd": PGD(LinfBall(1e-3), objective=objective),
         "l2": l2_pgd(1e-2, objective=objective),
         "restarts": PGD(LinfBall(1e-3), restarts=2, random_start=True, objective=objective),
+        "worst": WorstOf([UniformNoise(1e-3), FGSM(1e-3), l2_pgd(1e-2)], objective=objective),
     }[kind]
     x_adv = attack(model, x, z, context=context, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

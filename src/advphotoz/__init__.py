@@ -6,7 +6,7 @@ Five nouns combine: a *ball* (the allowed perturbations), an *objective* (what t
 """
 
 from advphotoz import datasets, metrics, models
-from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, ZeroGradientWarning, l2_pgd
+from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, WorstOf, ZeroGradientWarning, l2_pgd
 from advphotoz.balls import Ball, L2Ball, LinfBall, l2_eps_from_linf
 from advphotoz.evaluation import evaluate, robustness_curve
 from advphotoz.objectives import CrossEntropy, RedshiftError, TowardRedshift
@@ -28,6 +28,7 @@ __all__ = [
     "RedshiftError",
     "TowardRedshift",
     "UniformNoise",
+    "WorstOf",
     "ZeroGradientWarning",
     "datasets",
     "evaluate",

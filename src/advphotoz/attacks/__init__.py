@@ -5,6 +5,7 @@ from advphotoz.attacks.fgsm import FGSM
 from advphotoz.attacks.noise import UniformNoise
 from advphotoz.attacks.pgd import PGD, l2_pgd
 from advphotoz.attacks.problem import Problem, place, posed
+from advphotoz.attacks.worst import WorstOf
 
 __all__ = [
     "FGSM",
@@ -12,6 +13,7 @@ __all__ = [
     "Attack",
     "Problem",
     "UniformNoise",
+    "WorstOf",
     "ZeroGradientWarning",
     "l2_pgd",
     "place",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advphotoz.objectives import Objective
 
-__all__ = ["Attack", "ZeroGradientWarning", "bind_objective"]
+__all__ = ["Attack", "ZeroGradientWarning", "bind_objective", "check_result"]
 
 T = TypeVar("T")
 
@@ -51,3 +51,18 @@ def bind_objective(attack: T, objective: Objective) -> T:
     ):
         return dataclasses.replace(attack, objective=objective)
     return attack
+
+
+def check_result(found: Any, x: Tensor, name: str) -> Tensor:
+    """Return what an attack gave for x, detached; refuse anything but images like x."""
+    if not isinstance(found, Tensor) or found.shape != x.shape or found.dtype != x.dtype:
+        came = (
+            f"{found.dtype} of shape {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else type(found).__name__
+        )
+        raise ValueError(
+            f"the attack {name} must return images like x, {x.dtype} of shape "
+            f"{tuple(x.shape)}, got {came}"
+        )
+    return found.detach()

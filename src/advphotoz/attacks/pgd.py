@@ -114,8 +114,13 @@ class PGD:
         target: Tensor,
         context: Sequence[Tensor] = (),
         generator: torch.Generator | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
-        """Return the adversarial images for x of shape (N, C, ...), target (N,)."""
+        """Return the adversarial images for x of shape (N, C, ...), target (N,).
+
+        The first search starts at the perturbation `start`, in the shape of x, brought into the
+        ball; where it is NaN, as it would without.
+        """
         with posed(
             model,
             x,
@@ -129,23 +134,32 @@ class PGD:
         ) as problem:
             if not len(x):
                 return problem.x.clone()
-            worst = self._search(problem, generator, self.random_start)
             if self.restarts == 1:
-                return worst
-            worst_value = problem.value(worst)
-            for _ in range(1, self.restarts):
-                found = self._search(problem, generator, random_start=True)
-                value = problem.value(found)
-                higher = value > worst_value
-                worst[higher] = found[higher]
-                worst_value = torch.maximum(value, worst_value)
-            return worst
+                return self._search(problem, generator, self.random_start, start)
+            return problem.worst(
+                self._search(problem, generator, True)
+                if number
+                else self._search(problem, generator, self.random_start, start)
+                for number in range(self.restarts)
+            )
 
     def _search(
-        self, problem: Problem, generator: torch.Generator | None, random_start: bool
+        self,
+        problem: Problem,
+        generator: torch.Generator | None,
+        random_start: bool,
+        given: Tensor | None = None,
     ) -> Tensor:
         x, ball = problem.x, self.ball
         start = ball.sample(x, generator) if random_start else torch.zeros_like(x)
+        if given is not None:
+            if given.shape != x.shape:
+                raise ValueError(
+                    f"start must be a perturbation in the shape of x, {tuple(x.shape)}, "
+                    f"got {tuple(given.shape)}"
+                )
+            given = given.to(x)
+            start = ball.project(torch.where(given.isnan(), start, given))
         return ascend(problem.gradient, x, ball, start, self.steps, self._step(), self.bounds)
 
     def _step(self) -> float | Sequence[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -98,6 +98,25 @@ class Problem:
         with torch.no_grad():
             return self._value(x)
 
+    def worst(self, candidates: Iterable[Tensor]) -> Tensor:
+        """Return, for each sample, the candidate on which that value is largest."""
+        worst, highest = torch.empty_like(self.x), None
+        for found in candidates:
+            value = self.value(found) if len(found) else found.new_zeros(0)
+            if highest is None:
+                worst.copy_(found)
+                highest = value
+                continue
+            higher = (value > highest).view(-1, *[1] * (found.ndim - 1))
+            worst.copy_(torch.where(higher, found, worst))
+            highest = torch.maximum(value, highest)  # NaN stays NaN
+        if highest is not None and bool(highest.isnan().any()):
+            raise ValueError(
+                f"the objective is NaN for {int(highest.isnan().sum())} of {len(highest)} samples "
+                "under attack, so that there is no worst one; look for it in the objective"
+            )
+        return worst
+
     def gradient(self, x: Tensor) -> Tensor:
         """Return the gradient of that value with respect to each sample, in the shape of x."""
         with torch.enable_grad():
@@ -190,7 +209,7 @@ def posed(
     Yields
     ------
     Problem
-        Its `x`, and `gradient` and `value` at any x, per sample.
+        Its `x`, `gradient` and `value` at any x, per sample, and the `worst` of several.
 
     Raises
     ------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise
+from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, WorstOf
 from advphotoz.balls import L2Ball, LinfBall
+from advphotoz.evaluation._searches import linf_eps, parts
 
-__all__ = ["CLEAN", "NOISE", "attack_name", "linf_eps", "named_attacks", "noise_control"]
+__all__ = ["CLEAN", "NOISE", "attack_name", "named_attacks", "noise_control"]
 
 CLEAN, NOISE = "clean", "noise"
 DEFAULT_NOISE = 0.01
@@ -25,6 +27,11 @@ def attack_name(attack: Any) -> str:
         return f"FGSM {_short(attack.eps)}"
     if isinstance(attack, UniformNoise):
         return f"uniform noise {_short(attack.eps)}"
+    if isinstance(attack, WorstOf):
+        counts = Counter(attack_name(part) for part in parts(attack))
+        return "worst of " + ", ".join(
+            f"{n} {name}" if n > 1 else name for name, n in counts.items()
+        )
     return str(getattr(attack, "__name__", type(attack).__name__))
 
 
@@ -68,20 +75,12 @@ def named_attacks(attacks: Any) -> dict[str, Attack]:
     return named
 
 
-def linf_eps(attack: Any) -> float | Sequence[float] | None:
-    """Return the L-infinity radius of an attack; None if it has none."""
-    if isinstance(attack, FGSM):
-        return attack.eps
-    if isinstance(attack, PGD) and isinstance(attack.ball, LinfBall):
-        return attack.ball.eps
-    return None
-
-
 def noise_control(
     attacks: Iterable[Attack], noise_eps: float | Sequence[float] | None
 ) -> UniformNoise:
     """Return noise as large, and within the same bounds, as the first L-infinity attack."""
-    first: Any = next((a for a in attacks if linf_eps(a) is not None), None)
+    every: Iterable[Any] = (part for attack in attacks for part in parts(attack))
+    first = next((part for part in every if linf_eps(part) is not None), None)
     bounds = None if first is None else first.bounds
     if noise_eps is None:
         noise_eps = linf_eps(first)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from advphotoz._modes import autocasting, device_of
 from advphotoz.attacks import FGSM, PGD, Attack, ZeroGradientWarning
 from advphotoz.attacks.problem import posed
-from advphotoz.balls import L2Ball, LinfBall
-from advphotoz.evaluation._names import CLEAN, NOISE, linf_eps
+from advphotoz.evaluation._names import CLEAN, NOISE
+from advphotoz.evaluation._searches import deeper, is_search, is_targeted, larger, linf_eps
 from advphotoz.evaluation._stream import Setup, Tally, on_device, stream
 from advphotoz.evaluation.sanity import Check, Sanity
 
@@ -37,9 +37,9 @@ def probe(
     setup: Setup,
 ) -> Sanity:
     """Run every check; `tallies` are those of the whole data, `kept` its first samples."""
-    searches = {n: a for n, a in attacks.items() if isinstance(a, (FGSM, PGD)) and _largest(a) > 0}
+    searches = {name: attack for name, attack in attacks.items() if is_search(attack)}
     strongest = max(searches, key=lambda name: _mean(tallies[name].value), default=None)
-    iterative = [name for name in searches if isinstance(searches[name], PGD)]
+    iterative = [name for name, attack in searches.items() if deeper(attack) != attack]
     deepest = max(iterative, key=lambda name: _mean(tallies[name].value), default=None)
     outliers = {name: _outliers(tally, z_spec) for name, tally in tallies.items()}
     with warnings.catch_warnings():
@@ -67,11 +67,8 @@ def _more_steps(
     title = "more steps"
     if name is None:
         return Check(title, None, "no PGD with a positive eps among the attacks.")
-    attack = searches[name]
-    more = dataclasses.replace(attack, steps=2 * attack.steps)
-    rise = _rerun(model, kept, more, tallies[name], setup, title)
-    what = f"{name} with {more.steps} instead of {attack.steps} steps"
-    return Check(title, *_not_weaker(what, *rise))
+    rise = _rerun(model, kept, deeper(searches[name]), tallies[name], setup, title)
+    return Check(title, *_not_weaker(f"{name} with twice the steps", *rise))
 
 
 def _larger_eps(
@@ -85,13 +82,8 @@ def _larger_eps(
     title = "larger eps"
     if name is None:
         return Check(title, None, NO_ATTACK)
-    attack = searches[name]
-    if isinstance(attack, FGSM):
-        more: Any = dataclasses.replace(attack, eps=_double(attack.eps))
-    elif isinstance(attack.ball, (LinfBall, L2Ball)):
-        ball = dataclasses.replace(attack.ball, eps=_double(attack.ball.eps))
-        more = dataclasses.replace(attack, ball=ball)
-    else:
+    more = larger(searches[name])
+    if more == searches[name]:
         return Check(title, None, f"{name} has a ball of its own kind.")
     rise = _rerun(model, kept, more, tallies[name], setup, title)
     return Check(title, *_not_weaker(f"{name} with twice the eps", *rise))
@@ -148,7 +140,7 @@ def _beats_noise(
 ) -> Check:
     title = "attack beats noise"
     noise: Any = attacks[NOISE]
-    same = [n for n, a in searches.items() if linf_eps(a) == noise.eps and not a.targeted]
+    same = [n for n, a in searches.items() if linf_eps(a) == noise.eps and not is_targeted(a)]
     name = max(same, key=lambda name: _mean(tallies[name].value), default=None)
     if name is None:
         return Check(title, None, "no L-infinity attack with the eps of the noise.")
@@ -244,12 +236,3 @@ def _outliers(tally: Tally, z_spec: Tensor) -> Tensor:
 
 def _mean(values: Sequence[Tensor]) -> float:
     return float(torch.cat(list(values)).double().mean())
-
-
-def _largest(attack: FGSM | PGD) -> float:
-    eps = attack.eps if isinstance(attack, FGSM) else attack.ball.eps
-    return max(eps) if isinstance(eps, Sequence) else eps
-
-
-def _double(eps: float | Sequence[float]) -> float | tuple[float, ...]:
-    return tuple(2 * e for e in eps) if isinstance(eps, Sequence) else 2 * eps

@@ -14,8 +14,10 @@ from tqdm import tqdm
 from advphotoz import metrics
 from advphotoz._checks import check_finite
 from advphotoz._modes import autocasting, check_autocast, device_of, evaluating, to_device
-from advphotoz.attacks import FGSM, PGD, Attack
+from advphotoz.attacks import Attack
+from advphotoz.attacks.attack import check_result
 from advphotoz.attacks.problem import check_batch
+from advphotoz.evaluation._searches import is_search, is_targeted
 from advphotoz.objectives import CrossEntropy, Objective
 from advphotoz.redshift import RedshiftBins
 
@@ -113,7 +115,7 @@ def stream(
                 for judge, judging in judges.items():
                     tally = tallies[name, judge]
                     logits, target = _show(name, tally, judging, batch, x_adv, setup)
-                    if isinstance(attack, (FGSM, PGD)):
+                    if is_search(attack):
                         tally.own_before.append(_own(attack, clean[judge][0], target, setup))
                         tally.own.append(_own(attack, logits, target, setup))
                 bar.update(n)
@@ -166,18 +168,9 @@ def _craft(
     with autocasting(device, setup.autocast):
         # A copy, so that an attack that works in place spoils neither x nor the other attacks.
         found: Any = attack(model, x.clone(), target, context, generator)
-    if not isinstance(found, Tensor) or found.shape != x.shape or found.dtype != x.dtype:
-        came = (
-            f"{found.dtype} of shape {tuple(found.shape)}"
-            if isinstance(found, Tensor)
-            else type(found).__name__
-        )
-        raise ValueError(
-            f"the attack {name!r} must return images like x, {x.dtype} of shape "
-            f"{tuple(x.shape)}, got {came}"
-        )
-    check_finite(found.detach(), f"what the attack {name!r} returned")
-    return found.detach()
+    images = check_result(found, x, repr(name))
+    check_finite(images, f"what the attack {name!r} returned")
+    return images
 
 
 @torch.no_grad()
@@ -218,10 +211,10 @@ def _show(
 
 
 @torch.no_grad()
-def _own(attack: FGSM | PGD, logits: Tensor, target: Tensor, setup: Setup) -> Tensor:
+def _own(attack: Any, logits: Tensor, target: Tensor, setup: Setup) -> Tensor:
     """Return what the attack maximises: its own objective, or ours, with the sign of a target."""
-    value = (attack.objective or setup.objective)(logits, target).float().cpu()
-    return -value if attack.targeted else value
+    value: Tensor = (attack.objective or setup.objective)(logits, target).float().cpu()
+    return -value if is_targeted(attack) else value
 
 
 def _same_kind(error: Exception) -> type[Exception]:
