@@ -5,5 +5,6 @@ from __future__ import annotations
 from advphotoz.datasets.cutouts import CutoutDataset
 from advphotoz.datasets.dihedral import random_dihedral
 from advphotoz.datasets.simulation import simulate
+from advphotoz.datasets.stored import StoredCutouts
 
-__all__ = ["CutoutDataset", "random_dihedral", "simulate"]
+__all__ = ["CutoutDataset", "StoredCutouts", "random_dihedral", "simulate"]

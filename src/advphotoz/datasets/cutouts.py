@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 
 from advphotoz._checks import check_finite
 from advphotoz.datasets._npz import read_npz, write_npz
+from advphotoz.datasets._split import deal
 
 __all__ = ["CutoutDataset"]
 
@@ -174,17 +174,7 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         >>> [len(part) for part in data.split(0.5, 0.25, 0.25, seed=1)]
         [4, 3, 2]
         """
-        ends = np.cumsum(fractions)
-        if not fractions or min(fractions) <= 0 or not abs(ends[-1] - 1) < 1e-6:
-            raise ValueError(f"fractions must be positive and add up to 1, got {fractions}")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        bounds = [0, *(round(float(end) * len(self)) for end in ends)]
-        parts = [order[low:high] for low, high in pairwise(bounds)]
-        if not all(len(part) for part in parts):
-            raise ValueError(
-                f"{len(self)} galaxies cannot be split into {fractions}: a part would be empty"
-            )
-        return tuple(self.subset(part) for part in parts)
+        return tuple(self.subset(part) for part in deal(len(self), fractions, seed))
 
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write everything to an uncompressed .npz file that `from_npz` reads.
