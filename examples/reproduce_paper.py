@@ -5,7 +5,9 @@
 
 Trains the paper's networks, classically and by Algorithm 1, attacks them, and writes report.md,
 tables.json and figures. Every trained network and every evaluation is a step that is done once:
-after Ctrl-C, or a crash, the same command goes on from the last finished epoch or step. Without
+after Ctrl-C, or a crash, the same command goes on from the last finished epoch or step. The same
+command in several terminals shares the work: on two cores, two with one thread each
+(`OMP_NUM_THREADS=1`) are faster than one with two. Without
 --data the galaxies are simulated. --data takes the .npz of Pasquet et al. 2019 (`cube`, `labels`),
 read row by row, never as a whole.
 """
@@ -37,7 +39,7 @@ from paper.plan import (
 )
 from paper.report import write_report
 from paper.scales import SCALES, Scale
-from paper.steps import Step, run, same_settings
+from paper.steps import Step, claimed, run, same_settings
 from paper.studies import landscape, write_catalogue
 from paper.work import Work
 
@@ -46,7 +48,7 @@ def plan(work: Work) -> list[Step]:
     """Return all steps in order: first what the most numbers hang on, further seeds last."""
     scale, out = work.scale, work.out
     every = {t.name: t for t in trainings(scale)}
-    steps = [Step("catalogue", out / "catalogue.json", 1, partial(write_catalogue, work))]
+    steps = [Step("catalogue", out / "catalogue.json", 0, partial(write_catalogue, work))]
     steps += [_train(work, every[name]) for name in SIX]
 
     six = [every[name] for name in SIX]
@@ -55,7 +57,7 @@ def plan(work: Work) -> list[Step]:
         crafted_on = None if name in MATRICES else ["Iref"]
         cost = 2 * scale.n_attack * getattr(attack, "steps", 1) * (1 if crafted_on else len(SIX))
         do = partial(_transfer, work, six, attack, crafted_on)
-        steps.append(Step(f"Table 1, {name}", path, cost, do))
+        steps.append(Step(f"Table 1, {name}", path, cost, do, _models(work, six)))
     steps += [_evaluate(work, t) for t in six]
     steps.append(
         Step(
@@ -63,6 +65,7 @@ def plan(work: Work) -> list[Step]:
             out / "evaluations" / "Iref-test.json",
             scale.n_test,
             lambda path: work.evaluate(every["Iref"], {}, scale.n_test, path, sanity=False),
+            _models(work, six[:1]),
         )
     )
     further = {seed: [t for t in every.values() if t.seed == seed] for seed in range(scale.seeds)}
@@ -82,7 +85,8 @@ def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
     attack = STANDARD["PGD-10"]
     do = partial(_transfer, work, shown, attack, ["Iref"])
     cost = 20 * scale.n_attack
-    steps = [Step("transfer to the defended", out / "table1" / "defended.json", cost, do)]
+    path = out / "table1" / "defended.json"
+    steps = [Step("transfer to the defended", path, cost, do, _models(work, shown))]
     strong = strong_attacks(scale)
     for name in ALONE:
         cost = 4 * scale.n_strong * scale.strong_steps * scale.strong_restarts
@@ -92,15 +96,18 @@ def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
                 out / "strong" / f"{name}.json",
                 cost,
                 partial(_strong, work, every[name], strong),
+                _models(work, [every[name]]),
             )
         )
     for name in CURVES:
         cost = 2 * 7 * 11 * scale.n_curve
         path = out / "curves" / f"{name}.json"
-        steps.append(Step(f"curve of {name}", path, cost, partial(work.curve, every[name])))
+        do = partial(work.curve, every[name])
+        steps.append(Step(f"curve of {name}", path, cost, do, _models(work, [every[name]])))
     path = out / "landscape.json"
     chosen = [every[name] for name in ("Iref", "fgsm-20", "pgd-50")]
-    steps.append(Step("loss landscape", path, 3000, partial(landscape, work, chosen)))
+    do = partial(landscape, work, chosen)
+    steps.append(Step("loss landscape", path, 3000, do, _models(work, chosen)))
     return steps
 
 
@@ -120,7 +127,12 @@ def _evaluate(work: Work, training: Training) -> Step:
         path,
         2 * n * 11,
         lambda path: work.evaluate(training, STANDARD, n, path, sanity=True),
+        _models(work, [training]),
     )
+
+
+def _models(work: Work, trained: list[Training]) -> list[Path]:
+    return [work.out / "models" / f"{training.name}.pt" for training in trained]
 
 
 def _strong(work: Work, training: Training, attacks: dict, path: Path) -> None:
@@ -158,8 +170,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(plan(work), args.out, after=partial(write_report, args.out))
     from paper.figures import draw_all
 
-    draw_all(work)
-    write_report(args.out)
+    with claimed(args.out / "figures.lock", wait=True):
+        draw_all(work)
+        write_report(args.out)
     print(f"The report: {args.out / 'report.md'}")
 
 

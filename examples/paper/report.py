@@ -1,1 +1,47 @@
-def write_report(out): pass
+"""Write what there is so far: report.md to read, tables.json to compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .findings import judge
+from .results import Results
+from .steps import write_json, write_text
+from .tables import TABLES, markdown
+
+__all__ = ["write_report"]
+
+UNITS = (
+    "Values are in the paper's units. ± is the standard deviation over the seeds where there is "
+    "more than one, else the bootstrap standard error."
+)
+
+
+def write_report(out: Path) -> None:
+    """Write report.md and tables.json from the steps that are done; no table waits for another."""
+    results = Results(out)
+    settings = results.settings
+    scale = settings["scale"]
+    kind = "Simulated galaxies" if settings["data"] == "simulated, seed 0" else "Given galaxies"
+    parts = [
+        "# Campagne 2020, reproduced",
+        f"{kind}. Scale `{scale['name']}`: {scale['n_train']} for each training, "
+        f"{scale['epochs']} epochs, Inception of width {scale['inception_width']}, CNN of width "
+        f"{scale['cnn_width']}; {scale['n_attack']} attacked, {scale['n_strong']} of them by the "
+        f"strongest attack (PGD-{scale['strong_steps']} with {scale['strong_restarts']} searches "
+        f"on cross-entropy and on the redshift error). {UNITS}",
+    ]
+    findings = judge(results)
+    if findings:
+        table = [[f.claim, f.verdict, f.number] for f in findings]
+        parts += ["## Findings", markdown((["the paper says", "here", "η in %"], table))]
+    body = {}
+    for title, make in TABLES.items():
+        try:
+            table = make(results)
+        except KeyError:
+            continue  # a step is still to come
+        body[title] = {"head": table[0], "rows": table[1]}
+        parts += [f"## {title}", markdown(table)]
+    write_json(out / "tables.json", {"findings": [vars(f) for f in findings], "tables": body})
+    write_text(out / "report.md", "\n\n".join(parts) + "\n")

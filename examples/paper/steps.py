@@ -5,29 +5,50 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Step", "run", "same_settings", "write_json"]
+__all__ = ["Step", "claimed", "run", "same_settings", "write_json", "write_text"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A piece of work: what it is called, the file it ends with, and its cost in image passes."""
+    """A piece of work.
+
+    Attributes
+    ----------
+    name : str
+        What is shown.
+    path : Path
+        The file that it ends with.
+    cost : float
+        In passes of an image through the Inception, for the estimate of the time left.
+    do : callable
+        Given the path.
+    needs : sequence of Path
+        Files of other steps that have to be there.
+    """
 
     name: str
     path: Path
     cost: float
     do: Callable[[Path], object]
+    needs: Sequence[Path] = ()
 
 
 def write_json(path: Path, body: Any) -> None:
     """Write a file whole or not at all."""
+    write_text(path, json.dumps(body, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
@@ -57,30 +78,62 @@ def same_settings(out: Path, settings: dict[str, Any]) -> None:
 def run(steps: Sequence[Step], out: Path, after: Callable[[], object]) -> None:
     """Do every step that has no file yet, and call `after` after each.
 
-    The time left is estimated from the cost and the time of the steps done so far, which
-    `times.json` keeps.
+    Several processes may do so at once in the same folder: each takes a step that no other is at.
     """
+    while todo := [step for step in steps if not step.path.exists()]:
+        for step in todo:
+            if not all(path.exists() for path in step.needs):
+                continue
+            with claimed(step.path.with_suffix(".lock")) as mine:
+                if mine and not step.path.exists():
+                    _do(step, steps, out)
+                    after()
+                    break
+        else:
+            time.sleep(1)  # what is left, others are at, or it waits for them
+
+
+def _do(step: Step, steps: Sequence[Step], out: Path) -> None:
     book = out / "times.json"
-    times = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
-    for number, step in enumerate(steps, start=1):
-        if step.path.exists():
-            continue
-        left = sum(s.cost for s in steps if not s.path.exists())
-        rate = sum(t["seconds"] for t in times.values()) / (
-            sum(t["cost"] for t in times.values()) or 1
-        )
-        estimate = f", about {_duration(left * rate)} left" if times else ""
-        print(f"[{number}/{len(steps)}] {step.name}{estimate}", flush=True)
-        start = time.perf_counter()
-        step.path.parent.mkdir(parents=True, exist_ok=True)
-        step.do(step.path)
-        seconds = time.perf_counter() - start
-        times[step.name] = {"seconds": round(seconds, 1), "cost": step.cost}
-        write_json(book, times)
-        after()
+    number = steps.index(step) + 1
+    print(f"[{number}/{len(steps)}] {step.name}{_work_left(steps, _read(book))}", flush=True)
+    start = time.perf_counter()
+    step.do(step.path)
+    seconds = round(time.perf_counter() - start, 1)
+    with claimed(out / "times.lock", wait=True):
+        write_json(book, {**_read(book), step.name: {"seconds": seconds, "cost": step.cost}})
 
 
-def _duration(seconds: float) -> str:
+def _read(book: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(book.read_text("utf-8")) if book.exists() else {}
+    return read
+
+
+def _work_left(steps: Sequence[Step], times: dict[str, Any]) -> str:
+    """Estimate the work of one process from the cost and the time of the steps done so far."""
+    done = [t for t in times.values() if t["cost"]]  # steps that cost next to nothing say nothing
+    if not done:
+        return ""
+    rate = sum(t["seconds"] for t in done) / sum(t["cost"] for t in done)
+    seconds = rate * sum(step.cost for step in steps if not step.path.exists())
     if seconds < 5400:
-        return f"{max(seconds / 60, 1):.0f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f", about {max(seconds / 60, 1):.0f} min of work left"
+    return f", about {seconds / 3600:.1f} h of work left"
+
+
+@contextmanager
+def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock that the system lets go of when this process ends; False if another has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process only
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,5 +1,67 @@
-def write_catalogue(work, path): 
-    from .steps import write_json
-    c=work.galaxies.catalogue(work.scale.n_test)
-    write_json(path,{k:[round(float(x),5) for x in v] for k,v in c.items()})
-def landscape(work, trainings, path): raise SystemExit("later")
+"""What the paper could not show: who is fragile, and the loss around a galaxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advphotoz.evaluation import loss_landscape
+
+from .plan import BINS, EPS, STANDARD, Training
+from .steps import write_json
+from .work import Work
+
+__all__ = ["landscape", "write_catalogue"]
+
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+def write_catalogue(work: Work, path: Path) -> None:
+    """Keep what is known of the test galaxies besides their images."""
+    columns = work.galaxies.catalogue(work.scale.n_test)
+    write_json(path, {name: [round(v, 5) for v in c.tolist()] for name, c in columns.items()})
+
+
+def landscape(work: Work, trainings: list[Training], path: Path) -> None:
+    """Keep the losses along PGD-10's direction and a random one, and in the plane of both.
+
+    Along the lines the quartiles over galaxies of the loss minus that of the clean image; the plane
+    is that around the galaxy whose loss PGD-10 raises by the median amount in the first network.
+    """
+    from advphotoz import CrossEntropy
+
+    objective = CrossEntropy(BINS)
+    test = work.galaxies.test(min(64, work.scale.n_curve))
+    x, ebv, z = next(iter(torch.utils.data.DataLoader(test, len(test))))
+    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    random = EPS * signs.to(x.dtype)
+    radii = [k / 10 for k in range(-10, 31)]
+    grid = [k / 10 for k in range(-20, 21, 2)]
+    body: dict[str, Any] = {"radii": radii, "grid": grid, "lines": {}, "planes": {}}
+    k = None
+    for training in trainings:
+        model = work.load(training)
+        where = [value.to(work.device) for value in (x, z, ebv)]
+        delta = STANDARD["PGD-10"](model, where[0], where[1], (where[2],)).cpu() - x
+        ways = {"PGD-10": delta, "random signs": random}
+        lines = {
+            name: loss_landscape(model, x, z, [way], radii, (ebv,), objective)
+            for name, way in ways.items()
+        }
+        zero = radii.index(0.0)
+        rise = {name: loss - loss[:, zero : zero + 1] for name, loss in lines.items()}
+        body["lines"][training.name] = {
+            name: torch.quantile(r, torch.tensor(QUARTILES), dim=0).tolist()
+            for name, r in rise.items()
+        }
+        if k is None:
+            end = rise["PGD-10"][:, radii.index(1.0)]
+            k = int(end.argsort()[len(end) // 2])
+            body["galaxy"] = {"number": k, "z": float(z[k]), "ebv": float(ebv[k])}
+        one = slice(k, k + 1)
+        directions = [delta[one], random[one]]
+        plane = loss_landscape(model, x[one], z[one], directions, grid, (ebv[one],), objective)
+        body["planes"][training.name] = plane[0].tolist()
+    write_json(path, body)

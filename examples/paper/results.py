@@ -1,0 +1,133 @@
+"""The results in a folder, read back: one place that knows where each step left its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advphotoz import metrics
+from advphotoz.evaluation import Evaluation, RobustnessCurve, Row, TransferMatrix
+
+__all__ = ["FACTORS", "Number", "Results", "difference"]
+
+FACTORS = {"bias": 1e4, "sigma_mad": 1e3, "eta": 100.0}
+"""The paper's units: 1e-4, 1e-3 and percent."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value with its standard error, in the units of the paper's tables."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} ± {self.error:.1f}"
+
+    def __sub__(self, other: Number) -> Number:
+        return Number(self.value - other.value, math.hypot(self.error, other.error))
+
+
+def difference(a: Number, b: Number) -> float:
+    """Return a - b in units of its error, independent errors assumed."""
+    gap = a - b
+    if not gap.value:
+        return 0.0
+    return gap.value / gap.error if gap.error else math.copysign(math.inf, gap.value)
+
+
+class Results:
+    """What a folder holds so far. A missing file raises KeyError: that table is not drawn yet."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Return settings.json."""
+        read: dict[str, Any] = json.loads((self.out / "settings.json").read_text("utf-8"))
+        return read
+
+    @cached_property
+    def catalogue(self) -> dict[str, list[float]]:
+        """Return z, r and g - r of the test galaxies."""
+        read: dict[str, list[float]] = json.loads((self.out / "catalogue.json").read_text("utf-8"))
+        return read
+
+    def evaluation(self, name: str) -> Evaluation:
+        """Return a network under the standard attacks."""
+        return Evaluation.load(self._path("evaluations", name))
+
+    def strong(self, name: str) -> Evaluation:
+        """Return a network under the strongest attack."""
+        return Evaluation.load(self._path("strong", name))
+
+    def matrix(self, attack: str) -> TransferMatrix:
+        """Return the images of one attack of Table 1, shown to the six."""
+        return TransferMatrix.load(self._path("table1", attack.replace(" ", "-").replace(",", "")))
+
+    def curve(self, name: str) -> RobustnessCurve:
+        """Return a network's metrics against eps."""
+        return RobustnessCurve.load(self._path("curves", name))
+
+    def landscape(self) -> dict[str, Any]:
+        """Return the losses around galaxies."""
+        read: dict[str, Any] = json.loads(self._path("", "landscape").read_text("utf-8"))
+        return read
+
+    def seeds(self, name: str) -> list[str]:
+        """Return the names of all finished trainings that differ from this one by their seed."""
+        count = self.settings["scale"]["seeds"]
+        names = ["Iref", "I0", "I1", "I2", "I3"][:count] if name == "Iref" else [name]
+        if name != "Iref":
+            names += [f"{name}-seed{seed}" for seed in range(1, count)]
+        return [n for n in names if (self.out / "evaluations" / f"{n}.json").exists()]
+
+    def number(self, name: str, row: str, metric: str) -> Number:
+        """Return the mean over the seeds, and their standard deviation; else a bootstrap error."""
+        names = self.seeds(name)
+        if not names:
+            raise KeyError(name)
+        if len(names) == 1:
+            return in_units(self.evaluation(names[0])[row], metric)
+        values = [FACTORS[metric] * getattr(self.evaluation(n)[row], metric) for n in names]
+        return Number(float(np.mean(values)), float(np.std(values, ddof=1)))
+
+    def worst(self, name: str) -> dict[str, Number]:
+        """Return eta of one network on the galaxies of the strongest attack, by attack.
+
+        The strongest is, for every galaxy, the one of its two searches that moves it further.
+        """
+        strong, standard = self.strong(name), self.evaluation(name)
+        z_spec = strong.z_spec
+        rows = {key: standard.z_phot[key][: len(z_spec)] for key in ("clean", "FGSM", "PGD-10")}
+        rows |= {key: strong.z_phot[key] for key in strong.z_phot if key.startswith("strong")}
+        first, second = (np.asarray(strong.z_phot[key]) for key in list(rows)[3:])
+        further = np.abs(first - z_spec) > np.abs(second - z_spec)
+        rows["strongest"] = np.where(further, first, second)
+        return {key: _eta(z_phot, z_spec) for key, z_phot in rows.items()}
+
+    def _path(self, folder: str, name: str) -> Path:
+        path = self.out / folder / f"{name}.json"
+        if not path.exists():
+            raise KeyError(f"{folder}/{name}")
+        return path
+
+
+def in_units(row: Row, metric: str) -> Number:
+    """Return one metric of a row with its bootstrap error, in the paper's units."""
+    factor = FACTORS[metric]
+    return Number(factor * getattr(row, metric), factor * getattr(row, f"{metric}_error"))
+
+
+def _eta(z_phot: Sequence[float], z_spec: Sequence[float]) -> Number:
+    points = (z_phot, z_spec)
+    error = metrics.bootstrap_error(metrics.outlier_fraction, *points, n_resamples=200, seed=0)
+    return Number(100 * metrics.outlier_fraction(*points), 100 * error)
