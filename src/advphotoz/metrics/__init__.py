@@ -17,6 +17,7 @@ the bins, rows that are no PDF) raises a ValueError that says which.
 
 from __future__ import annotations
 
+from advphotoz.metrics.binned import BinnedOutliers, binned_outliers
 from advphotoz.metrics.bootstrap import bootstrap_error
 from advphotoz.metrics.pdf import cde_loss, crps, nll, pit
 from advphotoz.metrics.point import (
@@ -30,7 +31,9 @@ from advphotoz.metrics.point import (
 )
 
 __all__ = [
+    "BinnedOutliers",
     "bias",
+    "binned_outliers",
     "bootstrap_error",
     "cde_loss",
     "crps",

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["BLUE", "COLOURS", "GREY", "MARKERS", "VERMILLION", "as_float64"]
+__all__ = ["BLUE", "COLOURS", "GREY", "MARKERS", "ORANGE", "VERMILLION", "as_float64"]
 
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#767676"
-COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, VERMILLION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#767676"
+COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", ORANGE, "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 
 

@@ -77,7 +77,7 @@ def plot_delta_z(
     colour = COLOURS[(len(ax.lines) - 2) % len(COLOURS)]
     ax.step(edges, [*share, share[-1]], where="post", color=colour, label=label, linewidth=1.2)
     ax.set(xlim=(-limit, limit), xlabel=DZ, ylabel="share of images per bin [%]")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(bottom=0, auto=True)  # a next call may reach higher
     if label is not None:
         ax.legend(loc="upper right", fontsize="x-small", handlelength=1, edgecolor="none")
     return ax
@@ -135,10 +135,8 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     ax.set(xlim=span, ylim=span, box_aspect=1)
     ax.set(xlabel=r"$z_\mathrm{spec}$", ylabel=r"$z_\mathrm{phot}$")
     whole = ticker.MaxNLocator(integer=True) if fullest <= 20 else None
-    # The figure of the axes makes room for the bar; this share keeps it as high as the square.
-    ax.figure.colorbar(
-        mesh, ax=ax, fraction=0.046, pad=0.03, label="images per cell", format="%g", ticks=whole
-    )
+    beside = ax.inset_axes((1.04, 0, 0.05, 1))  # as high as the square, whatever its size
+    ax.figure.colorbar(mesh, cax=beside, label="images per cell", format="%g", ticks=whole)
     return ax
 
 
