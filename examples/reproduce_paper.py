@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -147,7 +146,7 @@ def settings(scale: Scale, args: argparse.Namespace) -> dict[str, object]:
     """Return everything that the results depend on, in words and numbers."""
     data: object = "simulated, seed 0"
     if args.data is not None:
-        data = {"file": args.data.name, "bytes": os.stat(args.data).st_size}
+        data = {"file": args.data.name, "bytes": args.data.stat().st_size}
     return {
         "scale": {"name": args.scale, **dataclasses.asdict(scale)},
         "data": data,
@@ -170,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(plan(work), args.out, after=partial(write_report, args.out))
     from paper.figures import draw_all
 
-    with claimed(args.out / "figures.lock", wait=True):
+    with claimed(args.out / ".locks" / "figures", wait=True):
         draw_all(work)
         write_report(args.out)
     print(f"The report: {args.out / 'report.md'}")

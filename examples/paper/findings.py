@@ -49,7 +49,7 @@ def noise(results: Results) -> Finding:
     return Finding(
         "Uniform noise of 0.01 has no effect",
         _verdict(max(gaps) < 2, max(gaps) > 3),
-        f"η {_iref(results, 'clean')} clean, {_iref(results, 'noise 0.01')} with noise",
+        f"eta {_iref(results, 'clean')} clean, {_iref(results, 'noise 0.01')} with noise",
     )
 
 
@@ -60,30 +60,30 @@ def more_noise(results: Results) -> Finding:
     gaps = [difference(noisy[m], clean[m]) for m in clean]
     ratios = [noisy[m].value / clean[m].value for m in clean]
     return Finding(
-        "Uniform noise of 0.1 raises σ_MAD by half and triples the outliers",
+        "Uniform noise of 0.1 raises sigma_MAD by half and triples the outliers",
         _verdict(min(gaps) > 2, min(gaps) < 1),
-        f"σ_MAD times {ratios[0]:.2f}, η times {ratios[1]:.2f}",
+        f"sigma_MAD times {ratios[0]:.2f}, eta times {ratios[1]:.2f}",
     )
 
 
 def tiny_eps(results: Results) -> Finding:
-    """FGSM: η at least three times the clean one, and beyond 3 errors."""
+    """FGSM: eta at least three times the clean one, and beyond 3 errors."""
     clean, attacked = _iref(results, "clean"), _iref(results, "FGSM")
     strong = difference(attacked, clean) > 3 and attacked.value >= 3 * clean.value
     return Finding(
         "A tiny eps is dramatic: FGSM at 0.01 multiplies the outliers",
         _verdict(strong, not strong),
-        f"η {clean} clean, {attacked} under FGSM",
+        f"eta {clean} clean, {attacked} under FGSM",
     )
 
 
 def twins(results: Results) -> Finding:
-    """Iref's FGSM and PGD-10 images: every twin's η beyond 2 errors above its clean one."""
+    """Iref's FGSM and PGD-10 images: every twin's eta beyond 2 errors above its clean one."""
     return _transfers(results, TWINS, "Samples made for Iref transfer to its twins")
 
 
 def other_architecture(results: Results) -> Finding:
-    """Iref's FGSM and PGD-10 images: the CNN's η beyond 2 errors above its clean one."""
+    """Iref's FGSM and PGD-10 images: the CNN's eta beyond 2 errors above its clean one."""
     return _transfers(results, ("CNN",), "They transfer to the CNN, another architecture")
 
 
@@ -97,17 +97,17 @@ def _transfers(results: Results, names: tuple[str, ...], claim: str) -> Finding:
         words.append(f"{mean:.1f} under {attack}")
     before = sum(100 * clean[n].eta for n in names) / len(names)
     return Finding(
-        claim, _verdict(min(gaps) > 2, max(gaps) < 1), f"η {before:.1f} clean, {', '.join(words)}"
+        claim, _verdict(min(gaps) > 2, max(gaps) < 1), f"eta {before:.1f} clean, {', '.join(words)}"
     )
 
 
 def pgd_beats_fgsm(results: Results) -> Finding:
-    """η and mean loss of PGD-10 above FGSM's, η beyond 1 error."""
+    """eta and mean loss of PGD-10 above FGSM's, eta beyond 1 error."""
     return _stronger(results, "FGSM", "PGD-10", "PGD beats FGSM")
 
 
 def more_steps(results: Results) -> Finding:
-    """η and mean loss of PGD-20 above PGD-10's, η beyond 1 error."""
+    """eta and mean loss of PGD-20 above PGD-10's, eta beyond 1 error."""
     return _stronger(results, "PGD-10", "PGD-20", "More steps beat fewer: PGD-20 and PGD-10")
 
 
@@ -118,49 +118,54 @@ def _stronger(results: Results, weak: str, strong: str, claim: str) -> Finding:
     return Finding(
         claim,
         _verdict(gap > 1 and higher, gap < -1 or not higher),
-        f"η {in_units(a, 'eta')} and {in_units(b, 'eta')}, cross-entropy "
+        f"eta {in_units(a, 'eta')} and {in_units(b, 'eta')}, cross-entropy "
         f"{a.objective_after:.2f} and {b.objective_after:.2f}",
     )
 
 
 def random_start(results: Results) -> Finding:
-    """Within 2 errors of the start at zero."""
+    """In 10 steps, the paper's default, within 2 errors of the start at zero."""
     gap = difference(_iref(results, "PGD-10, random start"), _iref(results, "PGD-10"))
+    words = [
+        f"{_iref(results, row)} from zero and {_iref(results, f'{row}, random start')} from a "
+        f"random point in {steps} steps"
+        for row, steps in (("PGD-10", 10), ("PGD-20", 20))
+    ]
     return Finding(
         "A random start changes little",
         _verdict(abs(gap) < 2, abs(gap) > 3),
-        f"η {_iref(results, 'PGD-10')} from zero, {_iref(results, 'PGD-10, random start')} random",
+        f"eta {', '.join(words)}",
     )
 
 
 def l2(results: Results) -> Finding:
-    """L2-PGD-40: η beyond 3 errors above clean, for forty gradients instead of one."""
+    """L2-PGD-40: eta beyond 3 errors above clean, for forty gradients instead of one."""
     attacked, clean = _iref(results, "L2-PGD-40"), _iref(results, "clean")
     gap = difference(attacked, clean)
     return Finding(
         "L2 works too, at a price (40 steps)",
         _verdict(gap > 3, gap < 1),
-        f"η {attacked} with 40 gradients, FGSM {_iref(results, 'FGSM')} with one",
+        f"eta {attacked} with 40 gradients, FGSM {_iref(results, 'FGSM')} with one",
     )
 
 
 def five_percent(results: Results) -> Finding:
-    """η under FGSM beyond 3 errors below the undefended one."""
+    """eta under FGSM beyond 3 errors below the undefended one."""
     before = results.number("Iref", "FGSM", "eta")
     after = results.number("fgsm-05", "FGSM", "eta")
     gap = difference(before, after)
     return Finding(
         "5 % adversarial samples already help",
         _verdict(gap > 3, gap < 1),
-        f"η under FGSM {before} without, {after} with 5 %",
+        f"eta under FGSM {before} without, {after} with 5 %",
     )
 
 
 def label_leaking(results: Results) -> Finding:
-    """For one f_a at least, σ_MAD or η under FGSM below the clean one."""
+    """For one f_a at least, sigma_MAD or eta under FGSM below the clean one."""
     lower = []
     for name in ("fgsm-05", "fgsm-10", "fgsm-20"):
-        for metric, words in (("sigma_mad", "σ_MAD"), ("eta", "η")):
+        for metric, words in (("sigma_mad", "sigma_MAD"), ("eta", "eta")):
             clean, attacked = (results.number(name, row, metric) for row in ("clean", "FGSM"))
             if attacked.value < clean.value:
                 lower.append(f"{name}: {words} {clean} clean, {attacked} under FGSM")
@@ -172,54 +177,54 @@ def label_leaking(results: Results) -> Finding:
 
 
 def fgsm_is_no_defense(results: Results) -> Finding:
-    """η of fgsm-20 under PGD-10 at least 0.8 of the undefended one."""
+    """eta of fgsm-20 under PGD-10 at least 0.8 of the undefended one."""
     before = results.number("Iref", "PGD-10", "eta")
     after = results.number("fgsm-20", "PGD-10", "eta")
     share = after.value / before.value
     return Finding(
         "FGSM training (20 %) does not protect against PGD",
         _verdict(share >= 0.8, share < 0.8),
-        f"η under PGD-10 {before} undefended, {after} after FGSM training",
+        f"eta under PGD-10 {before} undefended, {after} after FGSM training",
     )
 
 
 def little_pgd(results: Results) -> Finding:
-    """η under PGD-10 with f_a = 10 % at least 0.8 of the undefended one."""
+    """eta under PGD-10 with f_a = 10 % at least 0.8 of the undefended one."""
     before, after = (in_units(results.evaluation(n)["PGD-10"], "eta") for n in ("Iref", "pgd-10"))
     share = after.value / before.value
     return Finding(
         "PGD training with f_a of 10 % or less leaves things as they are",
         _verdict(share >= 0.8, share < 0.8),
-        f"η under PGD-10 {before} undefended, {after} with 10 % PGD",
+        f"eta under PGD-10 {before} undefended, {after} with 10 % PGD",
     )
 
 
 def more_pgd(results: Results) -> Finding:
-    """From 5 to 50 %: η under PGD-10 falls, clean σ_MAD rises, each beyond 1 error."""
+    """From 5 to 50 %: eta under PGD-10 falls, clean sigma_MAD rises, each beyond 1 error."""
     few, many = results.evaluation("pgd-05"), results.evaluation("pgd-50")
     gain = difference(in_units(few["PGD-10"], "eta"), in_units(many["PGD-10"], "eta"))
     loss = difference(in_units(many["clean"], "sigma_mad"), in_units(few["clean"], "sigma_mad"))
     return Finding(
         "A larger f_a withstands PGD better and is worse on clean images",
         _verdict(gain > 1 and loss > 1, gain < -1 or loss < -1),
-        f"5 to 50 %: η under PGD-10 {100 * few['PGD-10'].eta:.1f} to "
-        f"{100 * many['PGD-10'].eta:.1f}, clean σ_MAD {1e3 * few['clean'].sigma_mad:.1f} to "
+        f"5 to 50 %: eta under PGD-10 {100 * few['PGD-10'].eta:.1f} to "
+        f"{100 * many['PGD-10'].eta:.1f}, clean sigma_MAD {1e3 * few['clean'].sigma_mad:.1f} to "
         f"{1e3 * many['clean'].sigma_mad:.1f}",
     )
 
 
 def wide_i4(results: Results) -> Finding:
-    """η under PGD-10 of the wide i4 beyond 1 error below the plain Inception's."""
+    """eta under PGD-10 of the wide i4 beyond 1 error below the plain Inception's."""
     return _capacity(results, "pgd-50-i4", "More features into the classifier (wide i4) help", 1)
 
 
 def fc0(results: Results) -> Finding:
-    """η under PGD-10 not beyond 1 error below the plain Inception's."""
+    """eta under PGD-10 not beyond 1 error below the plain Inception's."""
     return _capacity(results, "pgd-50-fc0", "A wider fc0 does not help", -1)
 
 
 def depth(results: Results) -> Finding:
-    """η under PGD-10 not beyond 1 error below the plain Inception's."""
+    """eta under PGD-10 not beyond 1 error below the plain Inception's."""
     return _capacity(results, "pgd-50-i3", "A doubled i3 does not help", -1)
 
 
@@ -228,18 +233,18 @@ def _capacity(results: Results, name: str, claim: str, sign: int) -> Finding:
     gain = difference(plain, other)
     helps, hurts = gain > 1, gain < 1
     verdict = _verdict(helps, hurts) if sign > 0 else _verdict(hurts, helps)
-    return Finding(claim, verdict, f"η under PGD-10 {plain} plain, {other} changed")
+    return Finding(claim, verdict, f"eta under PGD-10 {plain} plain, {other} changed")
 
 
 def clean_pays(results: Results) -> Finding:
-    """Clean σ_MAD of the 50 % PGD training with wide i4 beyond 1 error above Iref's."""
+    """Clean sigma_MAD of the 50 % PGD training with wide i4 beyond 1 error above Iref's."""
     before = results.number("Iref", "clean", "sigma_mad")
     after = results.number("pgd-50-i4", "clean", "sigma_mad")
     gap = difference(after, before)
     return Finding(
         "Clean performance pays for robustness",
         _verdict(gap > 1, gap < -1),
-        f"clean σ_MAD {before} classical, {after} after 50 % PGD (wide i4)",
+        f"clean sigma_MAD {before} classical, {after} after 50 % PGD (wide i4)",
     )
 
 

@@ -22,19 +22,22 @@ def write_report(out: Path) -> None:
     results = Results(out)
     settings = results.settings
     scale = settings["scale"]
-    kind = "Simulated galaxies" if settings["data"] == "simulated, seed 0" else "Given galaxies"
-    parts = [
-        "# Campagne 2020, reproduced",
-        f"{kind}. Scale `{scale['name']}`: {scale['n_train']} for each training, "
-        f"{scale['epochs']} epochs, Inception of width {scale['inception_width']}, CNN of width "
-        f"{scale['cnn_width']}; {scale['n_attack']} attacked, {scale['n_strong']} of them by the "
-        f"strongest attack (PGD-{scale['strong_steps']} with {scale['strong_restarts']} searches "
-        f"on cross-entropy and on the redshift error). {UNITS}",
-    ]
+    simulated = settings["data"] == "simulated, seed 0"
+    setting = (
+        f"{'Simulated galaxies' if simulated else 'Galaxies of the given file'}. Scale "
+        f"`{scale['name']}`: {scale['n_train']} galaxies for each training, {scale['epochs']} "
+        f"epochs, Inception of width {scale['inception_width']}, CNN of width "
+        f"{scale['cnn_width']}; {scale['n_attack']} galaxies attacked, the first "
+        f"{scale['n_strong']} also by the strongest attack (PGD-{scale['strong_steps']} with "
+        f"{scale['strong_restarts']} searches, on cross-entropy and on the redshift error)."
+    )
+    parts = ["# Campagne 2020, reproduced", setting, UNITS]
+    if scale["name"] == "smoke":
+        parts.append("This scale only tests that every step runs; its numbers mean nothing.")
     findings = judge(results)
     if findings:
         table = [[f.claim, f.verdict, f.number] for f in findings]
-        parts += ["## Findings", markdown((["the paper says", "here", "η in %"], table))]
+        parts += ["## Findings", markdown((["the paper says", "here", "eta in %"], table))]
     body = {}
     for title, make in TABLES.items():
         try:

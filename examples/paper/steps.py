@@ -84,7 +84,7 @@ def run(steps: Sequence[Step], out: Path, after: Callable[[], object]) -> None:
         for step in todo:
             if not all(path.exists() for path in step.needs):
                 continue
-            with claimed(step.path.with_suffix(".lock")) as mine:
+            with claimed(out / ".locks" / step.name) as mine:
                 if mine and not step.path.exists():
                     _do(step, steps, out)
                     after()
@@ -100,7 +100,7 @@ def _do(step: Step, steps: Sequence[Step], out: Path) -> None:
     start = time.perf_counter()
     step.do(step.path)
     seconds = round(time.perf_counter() - start, 1)
-    with claimed(out / "times.lock", wait=True):
+    with claimed(out / ".locks" / "times", wait=True):
         write_json(book, {**_read(book), step.name: {"seconds": seconds, "cost": step.cost}})
 
 

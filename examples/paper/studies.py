@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from advphotoz import CrossEntropy
 from advphotoz.evaluation import loss_landscape
 
 from .plan import BINS, EPS, STANDARD, Training
@@ -14,8 +15,6 @@ from .steps import write_json
 from .work import Work
 
 __all__ = ["landscape", "write_catalogue"]
-
-QUARTILES = (0.25, 0.5, 0.75)
 
 
 def write_catalogue(work: Work, path: Path) -> None:
@@ -27,11 +26,9 @@ def write_catalogue(work: Work, path: Path) -> None:
 def landscape(work: Work, trainings: list[Training], path: Path) -> None:
     """Keep the losses along PGD-10's direction and a random one, and in the plane of both.
 
-    Along the lines the quartiles over galaxies of the loss minus that of the clean image; the plane
+    Along the lines it is the loss minus that of the clean image, for up to 64 galaxies. The plane
     is that around the galaxy whose loss PGD-10 raises by the median amount in the first network.
     """
-    from advphotoz import CrossEntropy
-
     objective = CrossEntropy(BINS)
     test = work.galaxies.test(min(64, work.scale.n_curve))
     x, ebv, z = next(iter(torch.utils.data.DataLoader(test, len(test))))
@@ -53,8 +50,8 @@ def landscape(work: Work, trainings: list[Training], path: Path) -> None:
         zero = radii.index(0.0)
         rise = {name: loss - loss[:, zero : zero + 1] for name, loss in lines.items()}
         body["lines"][training.name] = {
-            name: torch.quantile(r, torch.tensor(QUARTILES), dim=0).tolist()
-            for name, r in rise.items()
+            name: [[round(v, 4) for v in galaxy] for galaxy in values.tolist()]
+            for name, values in rise.items()
         }
         if k is None:
             end = rise["PGD-10"][:, radii.index(1.0)]

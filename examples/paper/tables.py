@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from .plan import ALONE, DEFENDED, MATRICES, SIX
 from .results import Results, in_units
 
@@ -41,8 +43,9 @@ NAMES3 = {
     "pgd-50-i3": "two i3",
     "pgd-50-i4": "wide i4",
 }
+SHOWN = ("clean", "FGSM", "PGD-10")
 METRICS = ("bias", "sigma_mad", "eta")
-HEADS = {"bias": "bias [10⁻⁴]", "sigma_mad": "σ_MAD [10⁻³]", "eta": "η [%]"}
+HEADS = {"bias": "bias [1e-4]", "sigma_mad": "sigma_MAD [1e-3]", "eta": "eta [%]"}
 
 
 def _table1(results: Results, metric: str) -> Table:
@@ -80,13 +83,13 @@ def _table2(results: Results) -> Table:
         count = str(len(results.seeds(name)))
         lines.append([f"{share} %", *cells, pgd, count, PAPER2[share]])
     head = [f"{HEADS[m]} clean / FGSM" for m in METRICS]
-    return ["f_a, FGSM", *head, "η PGD-10 [%]", "seeds", "paper, clean/FGSM"], lines
+    return ["f_a, FGSM", *head, "eta PGD-10 [%]", "seeds", "paper, clean/FGSM"], lines
 
 
 def _table3(results: Results) -> Table:
     lines = []
     for name, words in NAMES3.items():
-        cells = _cells(results, name, ("clean", "FGSM", "PGD-10"))
+        cells = _cells(results, name, SHOWN)
         parameters = f"{results.evaluation(name).settings['parameters']:,}"
         count = str(len(results.seeds(name)))
         lines.append([words, parameters, *cells, count, PAPER3.get(name, "")])
@@ -98,7 +101,7 @@ def _sweep(results: Results) -> Table:
     lines = []
     for share in (0, 5, 10, 20, 50):
         name = f"pgd-{share:02d}" if share else "Iref"
-        rows = [results.evaluation(name)[row] for row in ("clean", "FGSM", "PGD-10")]
+        rows = [results.evaluation(name)[row] for row in SHOWN]
         cells = [" / ".join(str(in_units(row, m)) for row in rows) for m in METRICS[1:]]
         lines.append([f"{share} %", *cells])
     return ["f_a, PGD-10", *(f"{HEADS[m]} clean / FGSM / PGD-10" for m in METRICS[1:])], lines
@@ -110,7 +113,7 @@ def _strongest(results: Results) -> Table:
         worst = results.worst(name)
         lines.append([name, *(str(number) for number in worst.values())])
     head = ["clean", "FGSM", "PGD-10", "strong, cross-entropy", "strong, redshift", "strongest"]
-    return ["η [%]", *head], lines
+    return ["eta [%]", *head], lines
 
 
 def _transfer(results: Results) -> Table:
@@ -124,28 +127,25 @@ def _transfer(results: Results) -> Table:
         worse = shown.value > own.value
         verdict = "gradients masked" if worse else "no sign of masking"
         lines.append([name, str(clean), str(shown), str(own), verdict])
-    return ["η [%]", "clean", "made for Iref", "made for itself", "reading"], lines
+    return ["eta [%]", "clean", "made for Iref", "made for itself", "reading"], lines
 
 
 def _calibration(results: Results) -> Table:
     lines = []
     for name in ALONE:
         evaluation = results.evaluation(name)
-        crps = [f"{1e3 * evaluation[row].crps:.1f}" for row in ("clean", "FGSM", "PGD-10")]
-        ends = [
-            f"{100 * sum((p < 0.01) or (p > 0.99) for p in evaluation.pit[row]) / evaluation[row].n:.0f}"
-            for row in ("clean", "FGSM", "PGD-10")
-        ]
-        lines.append([name, " / ".join(crps), " / ".join(ends)])
-    head = ["CRPS [10⁻³] clean / FGSM / PGD-10", "PIT below 0.01 or above 0.99 [%] (ideal: 2)"]
-    return ["network", *head], lines
+        crps = [f"{1e3 * evaluation[row].crps:.1f}" for row in SHOWN]
+        ends = [100 * np.mean(np.abs(evaluation.pit[row] - 0.5) > 0.49) for row in SHOWN]
+        lines.append([name, " / ".join(crps), " / ".join(f"{end:.0f}" for end in ends)])
+    head = ["CRPS [1e-3]", "PIT below 0.01 or above 0.99 [%], 2 if calibrated"]
+    return ["clean / FGSM / PGD-10", *head], lines
 
 
 TABLES: dict[str, Callable[[Results], Table]] = {
-    "Table 1, σ_MAD [10⁻³]": lambda results: _table1(results, "sigma_mad"),
-    "Table 1, η [%]": lambda results: _table1(results, "eta"),
+    "Table 1, sigma_MAD [1e-3]": lambda results: _table1(results, "sigma_mad"),
+    "Table 1, eta [%]": lambda results: _table1(results, "eta"),
     **{
-        f"Table 1, the full matrix under {attack}, η [%]": (
+        f"Table 1, the full matrix under {attack}, eta [%]": (
             lambda results, attack=attack: _matrix(results, attack)
         )
         for attack in MATRICES
