@@ -67,13 +67,12 @@ def plan(work: Work) -> list[Step]:
             _models(work, six[:1]),
         )
     )
-    further = {seed: [t for t in every.values() if t.seed == seed] for seed in range(scale.seeds)}
-    for seed, group in further.items():
-        for training in group:
-            if training.name not in SIX:
-                steps += [_train(work, training), _evaluate(work, training)]
-        if not seed:
-            steps += _studies(work, every)
+    defenses = [t for t in every.values() if t.name not in SIX]
+    first = [t for t in defenses if t.seed == 0]
+    again = [t for t in defenses if t.seed > 0]
+    steps += [step for t in first for step in (_train(work, t), _evaluate(work, t))]
+    steps += _studies(work, every)
+    steps += [step for t in again for step in (_train(work, t), _evaluate(work, t))]
     return steps
 
 

@@ -83,25 +83,28 @@ class Training:
 
 
 def trainings(scale: Scale) -> Iterator[Training]:
-    """Yield all trainings, those of the first seed first."""
+    """Yield all trainings: the six of Table 1, the defenses, and these again with other seeds."""
     yield Training("Iref")
-    yield Training("CNN", "cnn", seed=0)
+    yield Training("CNN", "cnn")
     for k in range(4):
         yield Training(f"I{k}", seed=k + 1)
+    yield from _defenses(0)
+    for share in (20, 10, 5):  # the sweep over f_a that the text describes
+        yield Training(f"pgd-{share:02d}", attack=PGD(BALL), fraction=share / 100)
+    for again in zip(*(_defenses(seed) for seed in range(1, scale.seeds)), strict=True):
+        yield from again
+
+
+def _defenses(seed: int) -> Iterator[Training]:
+    tail = f"-seed{seed}" if seed else ""
+    for share in (20, 10, 5):
+        name = f"fgsm-{share:02d}{tail}"
+        yield Training(name, attack=FGSM(EPS), fraction=share / 100, seed=seed)
     step = PGD(BALL, steps=1, step_size=1.25 * EPS, random_start=True)  # Wong et al. 2020
-    for seed in range(scale.seeds):
-        tail = f"-seed{seed}" if seed else ""
-        for share in (20, 10, 5):
-            name = f"fgsm-{share:02d}{tail}"
-            yield Training(name, attack=FGSM(EPS), fraction=share / 100, seed=seed)
-        for variant, changes in CAPACITY.items():
-            name, given = f"pgd-50{variant}{tail}", tuple(changes.items())
-            yield Training(name, changes=given, attack=PGD(BALL), fraction=0.5, seed=seed)
-        yield Training(f"step-50{tail}", attack=step, fraction=0.5, seed=seed)
-        if not seed:  # the sweep over f_a that the text describes
-            for share in (20, 10, 5):
-                name = f"pgd-{share:02d}"
-                yield Training(name, attack=PGD(BALL), fraction=share / 100)
+    yield Training(f"step-50{tail}", attack=step, fraction=0.5, seed=seed)
+    for variant, changes in CAPACITY.items():
+        name, given = f"pgd-50{variant}{tail}", tuple(changes.items())
+        yield Training(name, changes=given, attack=PGD(BALL), fraction=0.5, seed=seed)
 
 
 def table1_attacks(size: int) -> dict[str, Attack]:
