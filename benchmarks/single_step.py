@@ -1,76 +1,177 @@
-"""Cheaper strong training: one step from a random start beside PGD-10, half of each batch.
+"""Cheaper strong training: one or two steps, carried or not, beside PGD-10, half of each batch.
 
-    python benchmarks/single_step.py [--epochs 6] [--json FILE]
+    python benchmarks/single_step.py [--epochs 6] [--seeds 0 1 2] [--json FILE]
 
-The CNN of the paper on simulated galaxies, trained classically, with one FGSM step of 1.25 eps from
-a random start (Wong et al. 2020, arXiv:2001.03994), and with PGD-10; each is then attacked by
-PGD-50 with 2 searches. A single-step training can collapse all at once ("catastrophic
-overfitting"): the evaluation by a strong attack, not the training loss, tells.
+The CNN of the paper on simulated galaxies, trained classically; with one step of 1.25 eps from a
+random start (Wong et al. 2020, arXiv:2001.03994); with one or two steps from the perturbation that
+each galaxy had last (Zheng et al. 2020, arXiv:1912.11969); and with PGD-10. All but the first are
+validated under PGD-10, and the weights of the best epoch are kept: a single-step training can
+collapse all at once ("catastrophic overfitting"), and only a stronger attack sees it. Each network
+is then attacked by PGD-50 with 2 searches.
+
+Times include the validation, and stand beside the count of passes over the network: 3 per training
+step, 2 per input gradient, 1 per image validated. The file of --json is written after each
+training, a checkpoint beside it after each epoch, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import json
+import statistics
+import sys
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
-from _common import environment, write_json
+from _common import environment, markdown, write_json
 from advphotoz import FGSM, PGD, AdversarialTrainer, LinfBall, evaluate, models
-from advphotoz.datasets import random_dihedral, simulate
+from advphotoz.datasets import CutoutDataset, random_dihedral, simulate
+from advphotoz.training import Carry, numbered
 
 EPS = 0.01
 BALL = LinfBall(EPS)
-TRAININGS = {
-    "classical": (None, 0.0),
-    "one step, random start": (PGD(BALL, steps=1, step_size=1.25 * EPS, random_start=True), 0.5),
-    "PGD-10": (PGD(BALL), 0.5),
+FRACTION = 0.5
+GUARD = PGD(BALL)
+# The attack, and whether its perturbations are carried.
+TRAININGS: dict[str, tuple[PGD | None, bool]] = {
+    "classical": (None, False),
+    "one step": (PGD(BALL, steps=1, step_size=1.25 * EPS, random_start=True), False),
+    "carried, 1 step": (PGD(BALL, steps=1, step_size=EPS, random_start=True), True),
+    "carried, 2 steps": (PGD(BALL, steps=2, step_size=EPS / 2), True),
+    "PGD-10": (PGD(BALL), False),
 }
 ATTACKS = {"FGSM": FGSM(EPS), "PGD-10": PGD(BALL), "PGD-50x2": PGD(BALL, steps=50, restarts=2)}
+
+Rows = dict[str, dict[str, dict]]
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--galaxies", type=int, default=6000, help="one in twelve is for testing")
+    parser.add_argument("--valid", type=int, default=128, help="galaxies of each validation")
+    parser.add_argument("--test", type=int, default=256, help="galaxies attacked")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", default=list(TRAININGS), choices=list(TRAININGS))
+    parser.add_argument("--json", type=Path)
+    parser.set_defaults(device="cpu")
+    return parser.parse_args()
+
+
+def done_before(args: argparse.Namespace) -> Rows:
+    """Return what an earlier start has measured with the same settings."""
+    if not args.json or not args.json.exists():
+        return {}
+    kept = json.loads(args.json.read_text(encoding="utf-8"))
+    settings = kept.get("settings", {})
+    mine = {name: value for name, value in vars(args).items() if name not in ("json", "only")}
+    if mine != {**settings, "seeds": args.seeds}:
+        sys.exit(f"{args.json} holds results of other settings, {settings}; name another file")
+    if kept["environment"] != environment():
+        print(f"the first trainings ran elsewhere: {kept['environment']}\n")
+    return kept["rows"]
+
+
+def passes(attack: PGD | None, train: int, valid: int) -> float:
+    """Count the passes of one epoch over the network, in forward passes of one image."""
+    step = valid_step = 0.0
+    if attack is not None:
+        step, valid_step = 2 * FRACTION * attack.steps, 2 * FRACTION * GUARD.steps
+    return train * (3 + step) + valid * (1 + valid_step)
+
+
+def trained(
+    name: str, seed: int, train: CutoutDataset, valid: CutoutDataset, args: argparse.Namespace
+) -> AdversarialTrainer:
+    """Train one network and put its best weights into it."""
+    attack, carried = TRAININGS[name]
+    torch.manual_seed(seed)
+    model = models.cnn(width=args.width)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    trainer = AdversarialTrainer(
+        model,
+        optimizer,
+        attack,
+        fraction=0.0 if attack is None else FRACTION,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs),
+        transform=random_dihedral,
+        autocast=torch.bfloat16,
+        seed=seed,
+        valid_attack=None if attack is None else GUARD,
+        carry=Carry(len(train)) if carried else None,
+    )
+    shuffle = torch.Generator().manual_seed(seed)
+    loader = DataLoader(numbered(train) if carried else train, 64, shuffle=True, generator=shuffle)
+    checkpoint = None
+    if args.json:
+        file = f"{args.json.stem}-{seed}-{name.replace(', ', '-').replace(' ', '-')}.pt"
+        checkpoint = args.json.with_name(file)
+    trainer.fit(loader, DataLoader(valid, 64), args.epochs, checkpoint, progress=False)
+    trainer.load_best()
+    return trainer
 
 
 def main() -> None:
     """Train, attack, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--galaxies", type=int, default=6000, help="one in twelve is for testing")
-    parser.add_argument("--test", type=int, default=256, help="galaxies attacked")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    parser.set_defaults(device="cpu")
-    args = parser.parse_args()
+    args = options()
+    print(f"{environment()}\n")
+    rows = done_before(args)
+    train, valid, test = simulate(args.galaxies).split(10 / 12, 1 / 12, 1 / 12)
+    valid = valid.subset(range(min(args.valid, len(valid))))
+    shown = DataLoader(test.subset(range(min(args.test, len(test)))), 64)
+    for seed in args.seeds:
+        for name in args.only:
+            of_seed = rows.setdefault(f"seed {seed}", {})
+            if name in of_seed:
+                continue
+            trainer = trained(name, seed, train, valid, args)
+            result = evaluate(
+                trainer.model, shown, ATTACKS, autocast=torch.bfloat16, progress=False, sanity=False
+            )
+            seconds = sum(row["seconds"] for row in trainer.history)
+            of_seed[name] = {
+                "seconds": seconds,
+                "passes": args.epochs * passes(TRAININGS[name][0], len(train), len(valid)),
+                "best_epoch": trainer.best_epoch,
+                "history": trainer.history,
+                **{row.name: vars(row) for row in result.rows},
+            }
+            print(f"seed {seed}, {name}: trained in {seconds:.0f} s\n{result}\n", flush=True)
+            write_json(args, rows=rows)
+    print(markdown(table(rows), "training"))
 
-    print(environment())
-    train, _, test = simulate(args.galaxies).split(10 / 12, 1 / 12, 1 / 12)
-    rows = {}
-    for name, (attack, fraction) in TRAININGS.items():
-        torch.manual_seed(args.seed)
-        model = models.cnn(width=args.width)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        trainer = AdversarialTrainer(
-            model,
-            optimizer,
-            attack,
-            fraction,
-            scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs),
-            transform=random_dihedral,
-            autocast=torch.bfloat16,
-        )
-        shuffle = torch.Generator().manual_seed(args.seed)
-        start = time.perf_counter()
-        loader = DataLoader(train, 64, shuffle=True, generator=shuffle)
-        trainer.fit(loader, epochs=args.epochs, progress=False)
-        seconds = time.perf_counter() - start
-        shown = DataLoader(test.subset(range(min(args.test, len(test)))), 64)
-        result = evaluate(
-            model, shown, ATTACKS, autocast=torch.bfloat16, progress=False, sanity=False
-        )
-        rows[name] = {"seconds": seconds, **{row.name: vars(row) for row in result.rows}}
-        print(f"\n{name}: trained in {seconds:.0f} s\n{result}", flush=True)
-    write_json(args, rows=rows)
+
+def table(rows: Rows) -> dict[str, dict[str, object]]:
+    """Return one line per training: means over the seeds, and eta under PGD-50x2 of each."""
+    lines: dict[str, dict[str, object]] = {}
+    for name in TRAININGS:
+        found = {seed: row[name] for seed, row in rows.items() if name in row}
+        if not found:
+            continue
+        beside = {key: [] for key in ("seconds", "passes")}
+        for seed, row in found.items():
+            if classical := rows[seed].get("classical"):
+                for key, ratios in beside.items():
+                    ratios.append(row[key] / classical[key])
+        each = [100 * row["PGD-50x2"]["eta"] for row in found.values()]
+        lines[name] = {
+            "seconds": statistics.fmean(row["seconds"] for row in found.values()),
+            "times classical": statistics.fmean(beside["seconds"]) if beside["seconds"] else None,
+            "by passes": statistics.fmean(beside["passes"]) if beside["passes"] else None,
+            "best epochs": ", ".join(str(row["best_epoch"]) for row in found.values()),
+            **{
+                f"eta {attack}": 100
+                * statistics.fmean(row[attack]["eta"] for row in found.values())
+                for attack in ("clean", *ATTACKS)
+            },
+            "of each seed": ", ".join(f"{eta:.1f}" for eta in each),
+            "clean sigma_MAD": 1e3
+            * statistics.fmean(row["clean"]["sigma_mad"] for row in found.values()),
+        }
+    return lines
 
 
 if __name__ == "__main__":

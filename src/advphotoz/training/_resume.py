@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-__all__ = [
-    "loader_generator",
-    "mean_loss",
-    "random_state",
-    "read_checkpoint",
-    "set_random_state",
-    "start_epoch",
-]
+if TYPE_CHECKING:
+    from advphotoz.training.trainer import AdversarialTrainer
+
+__all__ = ["loader_generator", "read_checkpoint", "restore", "state_of"]
 
 
-def random_state() -> dict[str, Any]:
-    """Return torch's global random states."""
+def state_of(trainer: AdversarialTrainer) -> dict[str, Any]:
+    """Return what a trainer's `state_dict` holds, not copied."""
+    scheduler, loader = trainer.scheduler, trainer._loader_generator
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    state = {
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "history": trainer.history,
+        "best_epoch": trainer.best_epoch,
+        "best_weights": trainer._best_weights,
+        "generator": trainer.generator.get_state(),
+        "loader_generator": trainer._loader_state if loader is None else loader.get_state(),
+        "random_state": {"cpu": torch.get_rng_state(), "cuda": cuda},
+    }
+    return state if trainer.carry is None else {**state, "carry": trainer.carry.delta}
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go back to torch's global random states."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+def restore(trainer: AdversarialTrainer, state: dict[str, Any]) -> None:
+    """Bring a trainer, and torch's global random states, back to a `state_dict`."""
+    trainer.model.load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if trainer.scheduler is not None:
+        trainer.scheduler.load_state_dict(state["scheduler"])
+    trainer.history = [dict(row) for row in state["history"]]
+    trainer.best_epoch = state["best_epoch"]
+    trainer._best_weights = state["best_weights"]
+    trainer.generator.set_state(state["generator"])
+    trainer._loader_state = state["loader_generator"]
+    if trainer.carry is not None:
+        trainer.carry.delta = copy.deepcopy(state["carry"])
+    torch.set_rng_state(state["random_state"]["cpu"])
+    if torch.cuda.is_available() and state["random_state"]["cuda"]:
+        torch.cuda.set_rng_state_all(state["random_state"]["cuda"])
 
 
 def loader_generator(loader: object) -> torch.Generator | None:
@@ -38,13 +58,6 @@ def loader_generator(loader: object) -> torch.Generator | None:
         if isinstance(generator, torch.Generator):
             return generator
     return None
-
-
-def start_epoch(loader: object, epoch: int) -> None:
-    """Tell a DistributedSampler which epoch begins; without it, it deals the same order again."""
-    set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
-    if set_epoch is not None:
-        set_epoch(epoch)
 
 
 def read_checkpoint(path: str | os.PathLike[str], keys: Iterable[str]) -> dict[str, Any]:
@@ -65,13 +78,3 @@ def read_checkpoint(path: str | os.PathLike[str], keys: Iterable[str]) -> dict[s
         )
     checked: dict[str, Any] = state
     return checked
-
-
-def mean_loss(losses: Iterable[tuple[int, float]], name: str) -> float:
-    """Return the mean loss per sample from (batch size, mean loss) pairs."""
-    total, count = 0.0, 0
-    for size, loss in losses:
-        total, count = total + size * loss, count + size
-    if not count:
-        raise ValueError(f"{name} yields no sample: an empty loader, or a generator already used")
-    return total / count

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,14 @@ from advphotoz._files import replacing
 from advphotoz._modes import autocasting, check_autocast, device_of, evaluating, to_device
 from advphotoz.attacks.attack import Attack, bind_objective
 from advphotoz.objectives import CrossEntropy, Objective
-from advphotoz.training._resume import (
-    loader_generator,
-    mean_loss,
-    random_state,
-    read_checkpoint,
-    set_random_state,
-    start_epoch,
-)
+from advphotoz.training._epoch import mean_loss, start_epoch, step_scheduler, summary
+from advphotoz.training._resume import loader_generator, read_checkpoint, restore, state_of
+from advphotoz.training.carry import Carry, Transform
 from advphotoz.training.mixing import mix_adversarial
 
 __all__ = ["AdversarialTrainer"]
 
 Batch = Sequence[Tensor]
-Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class AdversarialTrainer:
@@ -66,6 +60,12 @@ class AdversarialTrainer:
         torch.bfloat16 runs the model in mixed precision, in crafting too. None: full precision.
     seed : int
         Seeds `generator`, from which transform, mixing and attack draw.
+    valid_attack : Attack, optional
+        Takes the attack's place in validation. None: the attack itself. One stronger than that of
+        a single-step training sees it collapse, and `load_best` goes back to before.
+    carry : Carry, optional
+        Gives the attack each sample's last perturbation as its start; the training set must be
+        `numbered`. In validation the attack starts as usual.
 
     Attributes
     ----------
@@ -113,6 +113,8 @@ class AdversarialTrainer:
         transform: Transform | None = None,
         autocast: torch.dtype | None = None,
         seed: int = 0,
+        valid_attack: Attack | None = None,
+        carry: Carry | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -120,7 +122,17 @@ class AdversarialTrainer:
         self.objective: Objective = CrossEntropy() if objective is None else objective
         if attack is None and self.fraction > 0:
             raise ValueError(f"fraction is {fraction}, but there is no attack; pass one, or 0")
+        if valid_attack is not None and self.fraction == 0:
+            raise ValueError("fraction is 0, so that valid_attack would attack nothing; drop it")
         self.attack = None if attack is None else bind_objective(attack, self.objective)
+        valid_attack = attack if valid_attack is None else valid_attack
+        self.valid_attack = None if attack is None else bind_objective(valid_attack, self.objective)
+        self.carry = carry
+        self._train_attack = self.attack
+        if carry is not None:
+            if self.attack is None:
+                raise ValueError("there is no attack that could start at what is carried; pass one")
+            self._train_attack = carry.attack(self.attack)
         self.scheduler = scheduler
         self.transform = transform
         self.autocast = check_autocast(autocast)
@@ -139,10 +151,13 @@ class AdversarialTrainer:
     def step(self, batch: Batch) -> float:
         """Do one step of Algorithm 1 on a batch ``(x, *context, target)``; return its mean loss."""
         x, context, target = to_device(batch, device_of(self.model))
-        if self.transform is not None:
-            x = self.transform(x, self.generator)
-        loss = self._loss((x, *context, target), self.generator)
-        value = loss.item()
+        batch = (x, *context, target)
+        if self.carry is not None:
+            batch = self.carry.transformed(batch, self.transform, self.generator)
+        elif self.transform is not None:
+            batch = (self.transform(x, self.generator), *context, target)
+        loss = self._loss(batch, self._train_attack, self.generator, carried=self.carry is not None)
+        value = loss.item()  # the host waits, once per step, for the sake of the weights
         if not math.isfinite(value):
             raise ValueError(
                 f"the training loss is {value} in epoch {self.epoch + 1}; the weights are those "
@@ -193,6 +208,8 @@ class AdversarialTrainer:
         while self.epoch < epochs:
             start = time.perf_counter()
             start_epoch(train_loader, self.epoch)
+            if self.carry is not None:
+                self.carry.start_epoch(self.epoch)
             name = f"epoch {self.epoch + 1}/{epochs}"
             with tqdm(train_loader, desc=name, disable=not progress, leave=False) as bar:
                 train = mean_loss(
@@ -201,23 +218,21 @@ class AdversarialTrainer:
             valid = None if valid_loader is None else self.validate(valid_loader)
             self._finish_epoch(train, valid, time.perf_counter() - start)
             if progress:
-                row = self.history[-1]
-                tqdm.write(
-                    f"{name}: train loss {train:.4f}, valid loss {row['valid_loss']:.4f}, "
-                    f"learning rate {row['learning_rate']:.3g}, {row['seconds']:.0f} s"
-                )
+                tqdm.write(f"{name}: {summary(self.history[-1])}")
             if checkpoint is not None:
                 self.save(checkpoint)
         return self.history
 
     def validate(self, loader: Iterable[Batch]) -> float:
-        """Return the mean loss over batches mixed as in training, in eval mode, draws fixed."""
+        """Return the mean loss in eval mode over batches mixed with `valid_attack`, draws fixed."""
         generator = torch.Generator().manual_seed(0)
         device = device_of(self.model)
         with evaluating(self.model), torch.no_grad():
             batches = (to_device(batch, device) for batch in loader)
-            losses = ((len(x), self._loss((x, *c, z), generator).item()) for x, c, z in batches)
-            return mean_loss(losses, "valid_loader")
+            attack = self.valid_attack
+            losses = [(len(x), self._loss((x, *c, z), attack, generator)) for x, c, z in batches]
+            # Read when all are done: a GPU need not wait in between.
+            return mean_loss(((n, loss.item()) for n, loss in losses), "valid_loader")
 
     def load_best(self) -> None:
         """Put the best weights into the model: those of the lowest validation loss."""
@@ -228,64 +243,39 @@ class AdversarialTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs to give the same weights, bit for bit.
 
-        Model, optimizer, scheduler, history, best weights, this trainer's generator, that of the
-        training loader, and torch's global random state (dropout draws from it, and a shuffling
-        loader without a generator). Python's and NumPy's random states are not in it.
+        Model, optimizer, scheduler, history, best weights, what is carried, this trainer's
+        generator, that of the training loader, and torch's global random state (dropout draws from
+        it, and a shuffling loader without a generator). Python's and NumPy's are not in it.
         """
-        loader = self._loader_generator
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-                "history": self.history,
-                "best_epoch": self.best_epoch,
-                "best_weights": self._best_weights,
-                "generator": self.generator.get_state(),
-                "loader_generator": self._loader_state if loader is None else loader.get_state(),
-                "random_state": random_state(),
-            }
-        )
+        return copy.deepcopy(state_of(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a `state_dict`; this sets torch's global random state too."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.history = [dict(row) for row in state["history"]]
-        self.best_epoch = state["best_epoch"]
-        self._best_weights = state["best_weights"]
-        self.generator.set_state(state["generator"])
-        self._loader_state = state["loader_generator"]
-        set_random_state(state["random_state"])
+        restore(self, state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the `state_dict` to a file, whole or not at all."""
         with replacing(path) as temporary:
-            torch.save(self.state_dict(), temporary)
+            torch.save(state_of(self), temporary)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read a file that `save` wrote (with ``weights_only=True``: it cannot run code)."""
-        self.load_state_dict(read_checkpoint(path, self.state_dict().keys()))
+        self.load_state_dict(read_checkpoint(path, state_of(self).keys()))
 
-    def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def _loss(
+        self, batch: Batch, attack: Attack | None, generator: torch.Generator, carried: bool = False
+    ) -> Tensor:
         with autocasting(batch[0].device, self.autocast):
-            if self.attack is not None:
-                batch = mix_adversarial(self.model, batch, self.attack, self.fraction, generator)
+            if attack is not None:
+                batch = mix_adversarial(self.model, batch, attack, self.fraction, generator)
             x, *context, target = batch
-            output = self.model(x, *context)
+            output = self.model(x, *(context[:-1] if carried else context))
         return self.objective(output.float(), target).mean()
 
     def _finish_epoch(self, train: float, valid: float | None, seconds: float) -> None:
-        if self.scheduler is not None:
-            if isinstance(self.scheduler, ReduceLROnPlateau):
-                self.scheduler.step(train if valid is None else valid)
-            else:
-                self.scheduler.step()
-        if valid is not None and valid < min(
-            (row["valid_loss"] for row in self.history), default=float("inf")
-        ):
+        step_scheduler(self.scheduler, train if valid is None else valid)
+        seen = [row["valid_loss"] for row in self.history if not math.isnan(row["valid_loss"])]
+        if valid is not None and valid < min(seen, default=math.inf):
             self.best_epoch = self.epoch + 1
             weights = self.model.state_dict()
             self._best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
