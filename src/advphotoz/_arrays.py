@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["as_numpy", "as_tensor"]
+__all__ = ["as_numpy", "as_tensor", "beside"]
 
 
 def as_tensor(values: Any) -> Tensor:
@@ -26,3 +26,12 @@ def as_numpy(values: Any) -> npt.NDArray[Any]:
     """Read a NumPy array of the same precision; bfloat16, which NumPy lacks, becomes float32."""
     tensor = as_tensor(values).detach().cpu()
     return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def beside(values: Tensor, like: Tensor) -> Tensor:
+    """Return constants in the dtype and on the device of a tensor, without waiting for a GPU.
+
+    Cast first: some devices have no float64. CUDA has copied a few numbers when the call returns;
+    other devices may read them later, and are waited for.
+    """
+    return values.to(like.dtype).to(like.device, non_blocking=like.is_cuda)

@@ -7,6 +7,8 @@ pixel really makes is never larger than the one that was allowed.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype == torch.float64 else torch.float32
 
 
+@cache  # asked for at every step of an attack
 def round_down(value: float, dtype: torch.dtype) -> float:
     """Return the largest number of `dtype` that is not above `value` >= 0."""
     nearest = torch.tensor(value, dtype=dtype)

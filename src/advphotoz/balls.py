@@ -232,7 +232,8 @@ def per_band(value: float | Sequence[float], like: Tensor, dtype: torch.dtype) -
             f"{len(value)} values were given, one per band, but the images have {bands} bands "
             f"(shape {tuple(like.shape)}, bands along dimension 1)"
         )
-    rounded = torch.tensor([round_down(v, dtype) for v in value], dtype=dtype, device=like.device)
+    # Filled on the device, not copied to it, which would wait for all that is queued there.
+    rounded = torch.stack([per_band(v, like, dtype) for v in value])
     return rounded.view(1, -1, *[1] * (like.ndim - 2))
 
 

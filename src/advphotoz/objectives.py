@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from advphotoz._arrays import beside
+from advphotoz._deferred import refuse
 from advphotoz._rounding import compute_dtype
 from advphotoz.redshift import RedshiftBins
 
@@ -141,7 +143,7 @@ def _full_precision(logits: Tensor) -> torch.autocast:
 
 def _mean(logits: Tensor, bins: RedshiftBins) -> Tensor:
     """Mean redshift under the PDF, without the checks of :meth:`RedshiftBins.mean`."""
-    return (logits.softmax(dim=-1) * bins.centers.to(logits.dtype).to(logits.device)).sum(dim=-1)
+    return (logits.softmax(dim=-1) * beside(bins.centers, logits)).sum(dim=-1)
 
 
 def _logits(output: Any, target: Any, bins: RedshiftBins) -> Tensor:
@@ -167,14 +169,17 @@ def _logits(output: Any, target: Any, bins: RedshiftBins) -> Tensor:
     bad = ~(values < torch.inf).all(dim=-1)
     sums_to_one = ((values.sum(dim=-1) - 1).abs() <= 1e-4).all()
     probability = (values >= 0).all() & sums_to_one & (len(output) > 0)
-    if not bool(bad.any() | probability):  # one wait for the device in the good case
-        return logits
+    refuse(bad.any() | probability, lambda: _no_logits(bad))
+    return logits
+
+
+def _no_logits(bad: Tensor) -> ValueError:
     if bool(bad.any()):
-        raise ValueError(
-            f"The model's output holds NaN or +inf in {int(bad.sum())} of {len(output)} rows. "
+        return ValueError(
+            f"The model's output holds NaN or +inf in {int(bad.sum())} of {len(bad)} rows. "
             "Check the network's weights and input."
         )
-    raise ValueError(
+    return ValueError(
         "The model's output is a probability (non-negative, rows sum to 1) where logits belong: "
         "drop the softmax at the end of the model; the objective applies it."
     )

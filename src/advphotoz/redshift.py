@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advphotoz._arrays import as_tensor
+from advphotoz._arrays import as_tensor, beside
+from advphotoz._deferred import refuse
 
 __all__ = ["RedshiftBins"]
 
@@ -121,17 +122,18 @@ class RedshiftBins:
             values = values.float()
         # torch rounds the two numbers to the precision of the tensor.
         inside = (values >= self.z_min) & (values <= self.z_max)
-        if bool(inside.all()):
-            return values
+        accepted = values.isfinite() if self.clip else inside
+        refuse(~accepted.all(), lambda: self._refusal(values, inside))
+        return values.clamp(self.z_min, self.z_max) if self.clip else values
+
+    def _refusal(self, values: Tensor, inside: Tensor) -> ValueError:
         not_finite = ~values.isfinite()
         if bool(not_finite.any()):
-            raise ValueError(
+            return ValueError(
                 f"z must be finite; {int(not_finite.sum())} of {values.numel()} values are NaN or "
                 f"infinite, the first at {_first(not_finite)}. Remove these samples."
             )
-        if self.clip:
-            return values.clamp(self.z_min, self.z_max)
-        raise ValueError(
+        return ValueError(
             f"{int((~inside).sum())} of {values.numel()} redshifts lie outside the bins "
             f"[{self.z_min}, {self.z_max}]; the first is {float(values[~inside][0]):.9g} at "
             f"{_first(~inside)}. Give RedshiftBins a wider range, or clip=True to move them to "
@@ -157,9 +159,8 @@ class RedshiftBins:
         tensor([0, 1, 2, 3])
         """
         z = self.check(z)
-        edges = self.edges.to(z.dtype).to(z.device)  # cast first: some devices have no float64
         # Only inner edges count: z_max falls in the last bin.
-        return torch.bucketize(z.contiguous(), edges[1:-1], right=True)
+        return torch.bucketize(z.contiguous(), beside(self.edges[1:-1], z), right=True)
 
     def one_hot(self, z: Any) -> Tensor:
         """Return float32 vectors (N, n) with a one in the bin that holds each z of shape (N,).
@@ -237,7 +238,7 @@ class RedshiftBins:
         tensor([0.5000])
         """
         p = self._check_pdf(pdf)
-        return (p * self.centers.to(p.dtype).to(p.device)).sum(dim=-1)
+        return (p * beside(self.centers, p)).sum(dim=-1)
 
     def mode(self, pdf: Any) -> Tensor:
         """Centre of the most probable bin; the first one of several.
@@ -250,7 +251,7 @@ class RedshiftBins:
         tensor([0.7500])
         """
         p = self._check_pdf(pdf)
-        return self.centers.to(p.dtype).to(p.device)[p.argmax(dim=-1)]
+        return beside(self.centers, p)[p.argmax(dim=-1)]
 
     def median(self, pdf: Any) -> Tensor:
         """Redshift with half of the row's probability below it.
@@ -268,8 +269,7 @@ class RedshiftBins:
         half = cdf[:, -1:] / 2
         k = torch.searchsorted(cdf, half)
         part = 1 - (cdf.gather(1, k) - half) / p.gather(1, k)
-        left = self.edges.to(p.dtype).to(p.device)[k]
-        return (left + self.width * part).squeeze(1)
+        return (beside(self.edges, p)[k] + self.width * part).squeeze(1)
 
     def _check_shape(self, values: Tensor, name: str) -> None:
         if values.ndim != 2 or values.shape[1] != self.n:

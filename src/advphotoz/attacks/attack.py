@@ -9,9 +9,19 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from advphotoz._checks import check_images, check_rows
 from advphotoz.objectives import Objective
 
-__all__ = ["Attack", "ZeroGradientWarning", "bind_objective", "check_result"]
+__all__ = [
+    "Attack",
+    "Bounds",
+    "ZeroGradientWarning",
+    "bind_objective",
+    "check_batch",
+    "check_result",
+]
+
+Bounds = tuple[float, float] | None
 
 T = TypeVar("T")
 
@@ -51,6 +61,23 @@ def bind_objective(attack: T, objective: Objective) -> T:
     ):
         return dataclasses.replace(attack, objective=objective)
     return attack
+
+
+def check_batch(x: Any, target: Any, context: Any, bounds: Bounds = None) -> None:
+    """Refuse a batch that no attack can work on; see the messages."""
+    check_images(x)
+    if isinstance(context, Tensor) or not isinstance(context, Sequence):
+        raise TypeError("context must be a tuple of tensors: write context=(ebv,)")
+    named = {f"context[{i}]": value for i, value in enumerate(context)}
+    check_rows(x, {"target": target, **named})
+    if bounds is not None:
+        outside = (x < bounds[0]) | (x > bounds[1])
+        if bool(outside.any()):
+            raise ValueError(
+                f"x must lie inside the stated bounds {bounds}, but {int(outside.sum())} of its "
+                f"{x.numel()} pixels do not (range {x.min().item():.6g} to {x.max().item():.6g}); "
+                "widen the bounds, or leave them out: pixels are unbounded by default"
+            )
 
 
 def check_result(found: Any, x: Tensor, name: str) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from advphotoz._checks import check_bounds, check_radius
 from advphotoz._modes import check_autocast
+from advphotoz.attacks.attack import Bounds
 from advphotoz.attacks.pgd import PGD
-from advphotoz.attacks.problem import Bounds
 from advphotoz.balls import LinfBall
 from advphotoz.objectives import Objective
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_bounds, check_radius
-from advphotoz.attacks.problem import Bounds, check_batch, place
+from advphotoz.attacks.attack import Bounds, check_batch
+from advphotoz.attacks.problem import place
 from advphotoz.balls import LinfBall
 
 __all__ = ["UniformNoise"]

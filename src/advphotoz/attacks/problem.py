@@ -11,32 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from advphotoz._checks import check_images, check_rows
+from advphotoz._deferred import deferred, refuse
 from advphotoz._modes import autocasting, untouched
 from advphotoz._rounding import add_inward
-from advphotoz.attacks.attack import ZeroGradientWarning
+from advphotoz.attacks.attack import Bounds, ZeroGradientWarning, check_batch
 from advphotoz.objectives import CrossEntropy, Objective
 
-__all__ = ["Problem", "check_batch", "place", "posed"]
-
-Bounds = tuple[float, float] | None
-
-
-def check_batch(x: Any, target: Any, context: Any, bounds: Bounds = None) -> None:
-    """Refuse a batch that no attack can work on; see the messages."""
-    check_images(x)
-    if isinstance(context, Tensor) or not isinstance(context, Sequence):
-        raise TypeError("context must be a tuple of tensors: write context=(ebv,)")
-    named = {f"context[{i}]": value for i, value in enumerate(context)}
-    check_rows(x, {"target": target, **named})
-    if bounds is not None:
-        outside = (x < bounds[0]) | (x > bounds[1])
-        if bool(outside.any()):
-            raise ValueError(
-                f"x must lie inside the stated bounds {bounds}, but {int(outside.sum())} of its "
-                f"{x.numel()} pixels do not (range {x.min().item():.6g} to {x.max().item():.6g}); "
-                "widen the bounds, or leave them out: pixels are unbounded by default"
-            )
+__all__ = ["Problem", "place", "posed"]
 
 
 def place(x: Tensor, delta: Tensor, bounds: Bounds = None) -> Tensor:
@@ -86,11 +67,12 @@ class Problem:
         context: tuple[Tensor, ...],
         objective: Objective,
         targeted: bool,
+        look: Callable[[], None],
     ) -> None:
         self.x = x
         self._model, self._target, self._context = model, target, context
         self._objective, self._sign = objective, -1.0 if targeted else 1.0
-        self._not_finite: list[Tensor] = []
+        self._look, self._checked = look, False
         self._all_zero: list[Tensor] = []
 
     def value(self, x: Tensor) -> Tensor:
@@ -110,10 +92,14 @@ class Problem:
             higher = (value > highest).view(-1, *[1] * (found.ndim - 1))
             worst.copy_(torch.where(higher, found, worst))
             highest = torch.maximum(value, highest)  # NaN stays NaN
-        if highest is not None and bool(highest.isnan().any()):
-            raise ValueError(
-                f"the objective is NaN for {int(highest.isnan().sum())} of {len(highest)} samples "
-                "under attack, so that there is no worst one; look for it in the objective"
+        if highest is not None:
+            nan = highest.isnan()
+            refuse(
+                nan.any(),
+                lambda: ValueError(
+                    f"the objective is NaN for {int(nan.sum())} of {len(nan)} samples under "
+                    "attack, so that there is no worst one; look for it in the objective"
+                ),
             )
         return worst
 
@@ -130,23 +116,22 @@ class Problem:
                 "the objective does not depend on x in a differentiable way; a detach(), argmax() "
                 "or NumPy call inside the model or the objective cuts the gradient"
             )
-        # Kept on the device and looked at once, in check_gradients: no waiting inside the loop.
-        self._not_finite.append((~torch.isfinite(grad)).flatten(1).any(1).sum())
         self._all_zero.append((grad == 0).all())
+        number, not_finite = len(self._all_zero), (~torch.isfinite(grad)).flatten(1).any(1)
+        refuse(
+            not_finite.any(),
+            lambda: ValueError(
+                f"the gradient is not finite for {int(not_finite.sum())} of {len(self.x)} samples "
+                f"at gradient evaluation {number}; look for a square root or logarithm of zero, or "
+                "an overflow of half precision, in the model or the objective"
+            ),
+        )
         return grad
 
     def check_gradients(self) -> None:
-        """Raise if any gradient was not finite, warn if one was zero in the whole batch."""
-        if not self._not_finite:
+        """Warn if a gradient was zero in the whole batch."""
+        if not self._all_zero:
             return
-        not_finite = torch.stack(self._not_finite).tolist()
-        for step, count in enumerate(not_finite):
-            if count:
-                raise ValueError(
-                    f"the gradient is not finite for {count} of {len(self.x)} samples at gradient "
-                    f"evaluation {step + 1}; look for a square root or logarithm of zero, or an "
-                    "overflow of half precision, in the model or the objective"
-                )
         zero = torch.stack(self._all_zero).tolist()
         if any(zero):
             warnings.warn(
@@ -169,6 +154,9 @@ class Problem:
                 f"an objective must return one value per sample, shape ({len(x)},), got {came}; "
                 "write reduction='none' where a loss would average"
             )
+        if not self._checked:
+            self._look()  # once, so that a batch that makes no sense costs one step and not all
+            self._checked = True
         signed: Tensor = self._sign * value
         return signed
 
@@ -193,7 +181,8 @@ def posed(
 
     Inside the ``with`` block the model is frozen and in eval mode, and no gradient is recorded but
     by `Problem.gradient`; at its end model and random state are as they were, also on an error, and
-    gradients that were not finite or all zero are reported.
+    outputs or gradients that were not finite, or gradients all zero, are reported. No step waits
+    for a GPU but the first, after which what the objective refuses is raised.
 
     Parameters
     ----------
@@ -247,9 +236,11 @@ def posed(
                 tuple(_plain(value) for value in context),
                 objective or CrossEntropy(),
                 targeted,
+                # No waiting for a GPU inside the loop: what is wrong is read at the end.
+                stack.enter_context(deferred()),
             )
             yield problem
-            problem.check_gradients()
+        problem.check_gradients()
 
 
 def _plain(x: Tensor) -> Tensor:

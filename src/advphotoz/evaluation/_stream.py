@@ -15,8 +15,7 @@ from advphotoz import metrics
 from advphotoz._checks import check_finite
 from advphotoz._modes import autocasting, check_autocast, device_of, evaluating, to_device
 from advphotoz.attacks import Attack
-from advphotoz.attacks.attack import check_result
-from advphotoz.attacks.problem import check_batch
+from advphotoz.attacks.attack import check_batch, check_result
 from advphotoz.evaluation._searches import is_search, is_targeted
 from advphotoz.objectives import CrossEntropy, Objective
 from advphotoz.redshift import RedshiftBins

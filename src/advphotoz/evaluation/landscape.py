@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from advphotoz._checks import check_at_least_one, check_finite
 from advphotoz._modes import device_of
-from advphotoz.attacks.problem import check_batch, posed
+from advphotoz.attacks.attack import check_batch
+from advphotoz.attacks.problem import posed
 from advphotoz.evaluation._stream import on_device
 from advphotoz.evaluation.evaluate import check_model
 from advphotoz.objectives import Objective
