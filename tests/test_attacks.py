@@ -317,7 +317,8 @@ def test_empty_batch_and_zero_eps():
     model, x, z, context, objective = two_inputs()
     attack = FGSM(0.1, objective=objective)
     assert attack(model, x[:0], z[:0], context=(context[0][:0],)).shape == (0, 5, 16, 16)
-    for attack in (FGSM(0.0, objective=objective), l2_pgd(0.0, objective=objective)):
+    still = PGD(LinfBall([0.0] * 5), step_size=0.0, objective=objective)
+    for attack in (FGSM(0.0, objective=objective), l2_pgd(0.0, objective=objective), still):
         x_adv = attack(model, x, z, context=context)
         assert torch.equal(x_adv, x)
         assert x_adv.data_ptr() != x.data_ptr()
@@ -405,6 +406,10 @@ def test_bands_bounds_and_settings():
         (lambda: PGD(LinfBall(0.1), steps=2.5), "steps must be an integer"),
         (lambda: PGD(LinfBall(0.1), restarts=0), "restarts must be at least 1"),
         (lambda: PGD(LinfBall(0.1), step_size=-1), "step_size must be finite and not negative"),
+        (lambda: PGD(LinfBall(0.1), step_size=0), "step_size must be positive wherever eps is"),
+        (lambda: PGD(L2Ball(0.1), step_size=[0.1, 0]), r"got \(0.1, 0.0\) for the eps 0.1"),
+        (lambda: PGD(LinfBall([0, 0.1]), step_size=[0.1, 0]), "leave it out for eps / 10"),
+        (lambda: PGD(LinfBall([0, 0.1]), step_size=0), "positive wherever eps is"),
         (lambda: PGD(0.1), r"needs a ball, such as LinfBall\(0.01\)"),
         (lambda: PGD(LinfBall(0.1), bounds=(1, 0)), "low < high"),
         (lambda: FGSM(0.1, autocast=torch.float16), "None .* or torch.bfloat16"),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from advphotoz._checks import check_at_least_one, check_bounds, check_radius
 from advphotoz._modes import check_autocast
-from advphotoz.attacks.problem import Bounds, Problem, place, posed
+from advphotoz.attacks.attack import Bounds
+from advphotoz.attacks.problem import Problem, place, posed
 from advphotoz.balls import Ball, L2Ball, per_band
 from advphotoz.objectives import Objective
 
@@ -106,6 +107,11 @@ class PGD:
         check_autocast(self.autocast)
         if self.step_size is not None:
             object.__setattr__(self, "step_size", check_radius(self.step_size, "step_size"))
+            if _stands_still(self.step_size, self.ball.eps):
+                raise ValueError(
+                    f"step_size must be positive wherever eps is, got {self.step_size} for the "
+                    f"eps {self.ball.eps}; leave it out for eps / 10"
+                )
 
     def __call__(
         self,
@@ -167,6 +173,14 @@ class PGD:
             return self.step_size
         eps = self.ball.eps
         return tuple(e / 10 for e in eps) if isinstance(eps, Sequence) else eps / 10
+
+
+def _stands_still(step_size: Any, eps: Any) -> bool:
+    """Return whether a step of zero is asked for where the ball has room to move."""
+    steps, radii = (v if isinstance(v, Sequence) else (v,) for v in (step_size, eps))
+    n = max(len(steps), len(radii))
+    pairs = zip((*steps,) * (n // len(steps)), (*radii,) * (n // len(radii)), strict=False)
+    return any(step == 0 < radius for step, radius in pairs)
 
 
 def ascend(
