@@ -180,7 +180,7 @@ def test_folder_that_cannot_be_written_is_refused_before_drawing(
     tmp_path: Path, no_drawing: None
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot be kept in this folder.*cache_dir"):
+    with pytest.raises(OSError, match=r"cannot write to the folder.*cache_dir"):
         simulate(2, cache_dir=tmp_path / "file", workers=1, **SMALL)
 
 
@@ -190,8 +190,8 @@ def test_locked_folder_is_refused_before_drawing(
     def locked(**_: object) -> None:  # root may write everywhere, so a real one proves nothing
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(simulation.tempfile, "TemporaryFile", locked)
-    with pytest.raises(PermissionError, match=r"cannot be kept.*Permission denied.*cache_dir"):
+    monkeypatch.setattr("tempfile.TemporaryFile", locked)
+    with pytest.raises(PermissionError, match=r"cannot write.*Permission denied.*cache_dir"):
         simulate(2, cache_dir=tmp_path, workers=1, **SMALL)
 
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["check_folder", "replacing"]
+
+
+def check_folder(folder: Path, advice: str = "choose a folder that you may write to") -> None:
+    """Make a folder; say now, before anything is computed for it, if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot write to the folder ({error.strerror}); {advice}", str(folder)
+        ) from error
 
 
 @contextmanager
@@ -21,14 +34,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the folder {path.parent} ({error.strerror}); "
-            "choose a folder that you may write to"
-        ) from error
+    check_folder(path.parent)
     try:
         yield temporary
         temporary.replace(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from advphotoz._checks import check_at_least_one, require
+from advphotoz._files import check_folder
 from advphotoz.datasets._npz import read_npz
 from advphotoz.datasets._workers import Chunk, draw_chunks
 from advphotoz.datasets.cutouts import CutoutDataset
@@ -149,17 +149,9 @@ def _prepare(folder: Path) -> None:
     """Fail now rather than after the first chunk: packages missing, or a folder closed to us."""
     for module in ("galsim", "speclite", "astropy", "dust_extinction"):
         require(module, "sim")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"simulated galaxies cannot be kept in this folder ({error.strerror}); name another "
-            "one with cache_dir or the environment variable ADVPHOTOZ_CACHE",
-            str(folder),
-        ) from error
+    check_folder(
+        folder, "name another one with cache_dir or the environment variable ADVPHOTOZ_CACHE"
+    )
 
 
 def _load(chunks: list[Chunk], size: int) -> CutoutDataset:
