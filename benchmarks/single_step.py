@@ -11,7 +11,7 @@ is then attacked by PGD-50 with 2 searches.
 
 Times include the validation, and stand beside the count of passes over the network: 3 per training
 step, 2 per input gradient, 1 per image validated. The file of --json is written after each
-training, a checkpoint beside it after each epoch, and the same command goes on where it stopped.
+training, a checkpoint beside it after each epoch of one, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -84,7 +84,12 @@ def passes(attack: PGD | None, train: int, valid: int) -> float:
 
 
 def trained(
-    name: str, seed: int, train: CutoutDataset, valid: CutoutDataset, args: argparse.Namespace
+    name: str,
+    seed: int,
+    train: CutoutDataset,
+    valid: CutoutDataset,
+    args: argparse.Namespace,
+    checkpoint: Path | None,
 ) -> AdversarialTrainer:
     """Train one network and put its best weights into it."""
     attack, carried = TRAININGS[name]
@@ -105,10 +110,6 @@ def trained(
     )
     shuffle = torch.Generator().manual_seed(seed)
     loader = DataLoader(numbered(train) if carried else train, 64, shuffle=True, generator=shuffle)
-    checkpoint = None
-    if args.json:
-        file = f"{args.json.stem}-{seed}-{name.replace(', ', '-').replace(' ', '-')}.pt"
-        checkpoint = args.json.with_name(file)
     trainer.fit(loader, DataLoader(valid, 64), args.epochs, checkpoint, progress=False)
     trainer.load_best()
     return trainer
@@ -119,6 +120,7 @@ def main() -> None:
     args = options()
     print(f"{environment()}\n")
     rows = done_before(args)
+    write_json(args, rows=rows)  # the settings, before any checkpoint
     train, valid, test = simulate(args.galaxies).split(10 / 12, 1 / 12, 1 / 12)
     valid = valid.subset(range(min(args.valid, len(valid))))
     shown = DataLoader(test.subset(range(min(args.test, len(test)))), 64)
@@ -127,7 +129,9 @@ def main() -> None:
             of_seed = rows.setdefault(f"seed {seed}", {})
             if name in of_seed:
                 continue
-            trainer = trained(name, seed, train, valid, args)
+            slug = name.replace(",", "").replace(" ", "-")
+            checkpoint = args.json and args.json.with_name(f"{args.json.stem}-{seed}-{slug}.pt")
+            trainer = trained(name, seed, train, valid, args, checkpoint)
             result = evaluate(
                 trainer.model, shown, ATTACKS, autocast=torch.bfloat16, progress=False, sanity=False
             )
@@ -141,6 +145,8 @@ def main() -> None:
             }
             print(f"seed {seed}, {name}: trained in {seconds:.0f} s\n{result}\n", flush=True)
             write_json(args, rows=rows)
+            if checkpoint:
+                checkpoint.unlink()
     print(markdown(table(rows), "training"))
 
 

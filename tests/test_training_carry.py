@@ -122,7 +122,7 @@ def test_perturbations_follow_pixels_through_flips_and_turns():
 
 
 def test_the_transform_draws_and_moves_as_it_does_alone():
-    x, number, z = samples(n=20, size=16)
+    x, number, z = samples(n=20, size=20)
     x = x.contiguous(memory_format=torch.channels_last)
     alone = random_dihedral(x, torch.Generator().manual_seed(5))
     moved, _, _ = Carry(20).transformed(
@@ -131,7 +131,7 @@ def test_the_transform_draws_and_moves_as_it_does_alone():
     assert torch.equal(moved, alone)
     assert moved.is_contiguous(memory_format=torch.channels_last)
     half = Carry(20).transformed((x.bfloat16(), number, z), random_dihedral)[0]
-    assert half.dtype == torch.bfloat16  # 256 pixels: bfloat16 could not count to more
+    assert half.dtype == torch.bfloat16  # which could not count to 400
 
 
 def test_only_crafted_rows_are_kept():

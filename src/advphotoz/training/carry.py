@@ -112,11 +112,12 @@ class Carry:
         ) -> Tensor:
             *shown, number = _numbers_last(context)
             with torch.inference_mode(False), torch.no_grad():
-                start = self._read(x, number)
+                rows, came_from = self._split(number)
+                start = self._read(x, rows, came_from)
                 x_adv = attack(
                     model, x, target, context=tuple(shown), generator=generator, start=start
                 )
-                self._keep(x_adv - x, number)
+                self._keep(x_adv - x, rows, came_from)
             return x_adv
 
         return carried
@@ -165,7 +166,7 @@ class Carry:
         tag = torch.cat([number.view(-1, 1), came_from.long()], 1)
         return (torch.empty_like(x).copy_(moved), *context, tag, target)
 
-    def _read(self, x: Tensor, number: Tensor) -> Tensor:
+    def _read(self, x: Tensor, rows: Tensor, came_from: Tensor | None) -> Tensor:
         """Return the start for images x, their pixels where the transform put them."""
         shape = (self.samples, *x.shape[1:])
         if self.delta is None:
@@ -175,17 +176,15 @@ class Carry:
                 f"{tuple(self.delta.shape)} perturbations are carried, but {self.samples} samples "
                 f"are expected, of {tuple(x.shape[1:])}"
             )
-        rows, came_from = self._split(number)
         start = self.delta[rows].to(x.device, x.dtype)
         if came_from is None:
             return start
         flat = start.view(*x.shape[:2], -1)
         return flat.gather(2, came_from.expand(-1, x.shape[1], -1)).view(x.shape)
 
-    def _keep(self, delta: Tensor, number: Tensor) -> None:
+    def _keep(self, delta: Tensor, rows: Tensor, came_from: Tensor | None) -> None:
         """Keep the perturbations, their pixels where the data set has them."""
         assert self.delta is not None
-        rows, came_from = self._split(number)
         if came_from is not None:
             flat = delta.reshape(*delta.shape[:2], -1)
             back = torch.empty_like(flat)
