@@ -91,7 +91,7 @@ def _pixels(work: Work) -> Figure:
 
 def _redshifts(result: Evaluation, row: str) -> Figure:
     """Figs. 3 and 4: the distribution of dz above z_phot against z_spec."""
-    figure, axes = _axes(2, 1, COLUMN, 5.4, height_ratios=[1, 1.4])
+    figure, axes = _axes(2, 1, COLUMN, 5.8, height_ratios=[1, 1.2])
     plot_delta_z(axes[0, 0], result.z_phot[row], result.z_spec)
     plot_z_z(axes[1, 0], result.z_phot[row], result.z_spec)
     return figure
@@ -144,7 +144,8 @@ def _pit(results: Results) -> Figure:
         for row in SHOWN:
             plot_pit(ax, evaluation.pit[row], label=row)
         ax.set_title(name, fontsize=9)
-        _first_legend_only(ax, axes[0, 0])
+        ax.label_outer()
+        _only_legend(ax, axes[0, 0])
     return figure
 
 
@@ -163,7 +164,7 @@ def _fragile(results: Results) -> Figure:
             ax.set_xlabel(UNITS.get(name, name))
             ax.set_ylabel(rf"{network}: outliers $\eta$ [%]")
             ax.label_outer()
-            _first_legend_only(ax, axes[0, 0])
+            _only_legend(ax, axes[1, 0])  # where there is room
     return figure
 
 
@@ -178,7 +179,7 @@ def _lines(results: Results) -> Figure:
             )
         ax.set_title(network, fontsize=9)
         ax.label_outer()
-        _first_legend_only(ax, axes[0, 0])
+        _only_legend(ax, axes[0, 0])
     return figure
 
 
@@ -198,7 +199,7 @@ def _planes(results: Results) -> Figure:
     return figure
 
 
-def _first_legend_only(ax: Axes, first: Axes) -> None:
+def _only_legend(ax: Axes, chosen: Axes) -> None:
     legend = ax.get_legend()
-    if ax is not first and legend is not None:
+    if ax is not chosen and legend is not None:
         legend.remove()
