@@ -87,7 +87,8 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     r"""Draw the density of z_phot against z_spec (Campagne 2020, Figs. 3 and 4, bottom).
 
     The solid line is equality, the dashed ones are the outlier limits
-    :math:`|\Delta z| = 0.05`. Both axes span all the redshifts, so that no sample is left out.
+    :math:`|\Delta z| = 0.05`. Both axes span all the redshifts, so that no sample is left out; in a
+    figure about as high as it is wide, equality lies at 45 degrees.
 
     Parameters
     ----------
@@ -132,11 +133,10 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     ax.plot(line, line, color="black", linewidth=0.8)
     for sign in (-1, 1):
         ax.plot(line, line + sign * OUTLIER * (1 + line), "--", color=GREY, linewidth=0.8)
-    ax.set(xlim=span, ylim=span, box_aspect=1)
-    ax.set(xlabel=r"$z_\mathrm{spec}$", ylabel=r"$z_\mathrm{phot}$")
+    # No fixed aspect: matplotlib's constrained layout cuts labels off where it has to shrink a box.
+    ax.set(xlim=span, ylim=span, xlabel=r"$z_\mathrm{spec}$", ylabel=r"$z_\mathrm{phot}$")
     whole = ticker.MaxNLocator(integer=True) if fullest <= 20 else None
-    beside = ax.inset_axes((1.04, 0, 0.05, 1))  # as high as the square, whatever its size
-    ax.figure.colorbar(mesh, cax=beside, label="images per cell", format="%g", ticks=whole)
+    ax.figure.colorbar(mesh, ax=ax, pad=0.03, label="images per cell", format="%g", ticks=whole)
     return ax
 
 

@@ -146,7 +146,8 @@ def plot_loss_plane(
 
 def _check(steps: npt.NDArray[Any], values: npt.NDArray[Any], shape: str, dimensions: int) -> None:
     expected = (len(steps),) * dimensions if steps.ndim == 1 else None
-    if expected is None or values.ndim != 2 or values.shape[-dimensions:] != expected:
+    fits = values.ndim == 2 and values.size and values.shape[-dimensions:] == expected
+    if not fits:
         raise ValueError(
             f"losses must have the shape {shape} for R radii; got losses of shape "
             f"{values.shape} and radii of shape {steps.shape}"
