@@ -50,6 +50,8 @@ class Waits(TorchDispatchMode):
                 self.count += 1
             if here.type == "meta" and to.type == "cpu":
                 return torch.zeros(args[0].shape, dtype=args[0].dtype)
+        if function in (OPS.index.Tensor, OPS.index_put_.default):
+            self.count += any(i is not None and i.dtype == torch.bool for i in args[1])
         result = function(*args, **kwargs)
         if function is OPS.all.default:
             result.answer = True
@@ -122,6 +124,11 @@ def test_the_counter_sees_what_waits(meta):
         with Waits() as seen, Copies() as copies:
             wait()
         assert seen.count + copies.count == 1
+    here = torch.zeros(3)
+    for mask in (lambda: here[here > 0], lambda: here.__setitem__(here > 0, here[:0])):
+        with Waits() as seen:
+            mask()
+        assert seen.count == 1
     with Waits() as seen:
         torch.zeros(3).to(meta, non_blocking=True)
     assert seen.count == 0
