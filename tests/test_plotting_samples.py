@@ -30,9 +30,10 @@ def ax() -> Any:
     return Figure(figsize=(3.4, 2.6), layout="constrained").subplots()
 
 
-def drawn(figure: Any) -> Any:
-    figure.canvas.draw()  # what cannot be drawn fails here
-    return figure
+def drawn(picture: Any) -> Any:
+    """Draw the figure: what cannot be drawn fails here; return what came, figure or axes."""
+    picture.figure.canvas.draw()
+    return picture
 
 
 def galaxies(n: int = 2) -> torch.Tensor:
@@ -45,8 +46,8 @@ def galaxies(n: int = 2) -> torch.Tensor:
 def test_cutouts_draw_a_row_and_a_colour_scale_per_galaxy() -> None:
     x = galaxies()
     x[1] *= 10
-    fig = plot_cutouts(x, torch.tensor([0.12, 0.3]), [0.05, 0.0], Figure((7, 3)), bands="gri")
-    drawn(fig)
+    z_spec = torch.tensor([0.12, 0.3])
+    fig = drawn(plot_cutouts(x, z_spec, [0.05, 0.0], Figure((7, 3)), bands="gri"))
     frames = [ax for ax in fig.axes if ax.images]
     assert len(frames) == 6
     for k, ax in enumerate(frames):
@@ -133,9 +134,9 @@ def test_pixels_refuse(x: torch.Tensor, match: str) -> None:
 def test_pit_draws_the_density_and_its_expected_scatter(ax: Any) -> None:
     values = np.random.default_rng(0).uniform(size=500).astype(np.float32)
     values[:2] = 0, 1
-    assert plot_pit(ax, values, "clean", bins=10) is ax
+    assert drawn(plot_pit(ax, values, "clean", bins=10)) is ax
     plot_pit(ax, torch.zeros(30), "attacked", bins=10)
-    drawn(ax.figure)
+    drawn(ax)
     band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
     assert (band.y0, band.y1) == pytest.approx((1 - 2 * (9 / 500) ** 0.5, 1 + 2 * (9 / 500) ** 0.5))
     assert len(ax.patches) == 1
@@ -154,7 +155,7 @@ def test_expected_scatter_of_the_pit_is_that_of_many_samples(ax: Any) -> None:
     samples = np.random.default_rng(1).uniform(size=(2000, 60))
     densities = np.array([np.histogram(sample, 6, (0, 1))[0] / 10 for sample in samples])
     plot_pit(ax, samples[0], bins=6)
-    drawn(ax.figure)
+    drawn(ax)
     band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
     assert band.y1 - 1 == pytest.approx(2 * densities.std(), rel=0.03)
 
@@ -239,9 +240,9 @@ def test_binned_outliers_refuse(changes: dict[str, Any], match: str) -> None:
 
 def test_binned_outliers_are_drawn_in_percent_with_their_interval(ax: Any) -> None:
     r, z_phot, z_spec = sample()
-    assert plot_binned_outliers(ax, r, z_spec, z_spec, edges=4, label="clean") is ax
+    assert drawn(plot_binned_outliers(ax, r, z_spec, z_spec, edges=4, label="clean")) is ax
     plot_binned_outliers(ax, r, z_phot, z_spec, edges=4, label="attacked")
-    drawn(ax.figure)
+    drawn(ax)
     found = metrics.binned_outliers(r, z_phot, z_spec, 4)
     clean, attacked = ax.containers
     line, _, [bars] = attacked
@@ -271,9 +272,9 @@ def test_a_higher_second_histogram_of_dz_is_not_cut(ax: Any) -> None:
 def test_loss_line_draws_the_median_and_the_middle_of_the_samples(ax: Any) -> None:
     radii = [-1.0, 0.0, 2.0]
     losses = torch.linspace(0, 1, 101)[:, None] + torch.tensor([0.0, 1.0, 5.0])
-    assert plot_loss_line(ax, radii, losses, "PGD", "cross-entropy") is ax
+    assert drawn(plot_loss_line(ax, radii, losses, "PGD", "cross-entropy")) is ax
     plot_loss_line(ax, radii, [3.0, 2.0, 1.0], "one")
-    drawn(ax.figure)
+    drawn(ax)
     many, one = ax.lines
     assert many.get_xdata() == pytest.approx(radii)
     assert many.get_ydata() == pytest.approx([0.5, 1.5, 5.5])
@@ -288,8 +289,8 @@ def test_loss_line_draws_the_median_and_the_middle_of_the_samples(ax: Any) -> No
 def test_loss_plane_has_the_first_direction_to_the_right(ax: Any) -> None:
     radii = np.linspace(-1, 2, 7)
     losses = torch.tensor(np.add.outer(4 * radii, 0 * radii))
-    assert plot_loss_plane(ax, radii, losses, ("the attack", "signs"), "cross-entropy") is ax
-    drawn(ax.figure)
+    assert drawn(plot_loss_plane(ax, radii, losses, ("the attack", "signs"), "cross-entropy")) is ax
+    drawn(ax)
     # The loss rises along x alone: every filled contour runs from bottom to top.
     [filled] = ax.collections
     spans = [path.get_extents() for path in filled.get_paths() if len(path.vertices)]
