@@ -39,7 +39,7 @@ from paper.plan import (
 from paper.report import write_report
 from paper.scales import SCALES, Scale
 from paper.steps import Step, claimed, run, same_settings
-from paper.studies import landscape, write_catalogue
+from paper.studies import colours, landscape, write_catalogue
 from paper.work import Work
 
 
@@ -106,6 +106,9 @@ def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
     chosen = [every[name] for name in ("Iref", "fgsm-20", "pgd-50")]
     do = partial(landscape, work, chosen)
     steps.append(Step("loss landscape", path, 3000, do, _models(work, chosen)))
+    do = partial(colours, work, chosen)
+    path = out / "colours.json"
+    steps.append(Step("changes of colour", path, 66 * scale.n_curve, do, _models(work, chosen)))
     return steps
 
 

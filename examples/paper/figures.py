@@ -170,7 +170,7 @@ def _fragile(results: Results) -> Figure:
 
 def _lines(results: Results) -> Figure:
     """Draw how the loss rises along the attack and along random signs."""
-    found = results.landscape()
+    found = results.study("landscape")
     figure, axes = _axes(1, len(found["lines"]), PAGE, 2.5, sharey=True)
     for ax, (network, lines) in zip(axes[0], found["lines"].items(), strict=True):
         for name, rises in lines.items():
@@ -185,7 +185,7 @@ def _lines(results: Results) -> Figure:
 
 def _planes(results: Results) -> Figure:
     """Draw the loss in the plane of PGD-10's direction and random signs."""
-    found = results.landscape()
+    found = results.study("landscape")
     figure, axes = _axes(1, len(found["planes"]), PAGE, 2.4, sharey=True)
     for ax, (network, plane) in zip(axes[0], found["planes"].items(), strict=True):
         plot_loss_plane(
@@ -196,6 +196,7 @@ def _planes(results: Results) -> Figure:
             quantity="cross-entropy",
         )
         ax.set_title(network, fontsize=9)
+        ax.label_outer()
     return figure
 
 

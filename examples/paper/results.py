@@ -77,9 +77,9 @@ class Results:
         """Return a network's metrics against eps."""
         return RobustnessCurve.load(self._path("curves", name))
 
-    def landscape(self) -> dict[str, Any]:
-        """Return the losses around galaxies."""
-        read: dict[str, Any] = json.loads(self._path("", "landscape").read_text("utf-8"))
+    def study(self, name: str) -> dict[str, Any]:
+        """Return `colours`, changes of colour, or `landscape`, losses around galaxies."""
+        read: dict[str, Any] = json.loads(self._path("", name).read_text("utf-8"))
         return read
 
     def seeds(self, name: str) -> list[str]:

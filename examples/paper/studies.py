@@ -1,4 +1,4 @@
-"""What the paper could not show: who is fragile, and the loss around a galaxy."""
+"""What the paper could not show: changes of colour, and the loss around a galaxy."""
 
 from __future__ import annotations
 
@@ -7,20 +7,48 @@ from typing import Any
 
 import torch
 
-from advphotoz import CrossEntropy
+from advphotoz import CrossEntropy, UniformNoise
 from advphotoz.evaluation import loss_landscape
 
 from .plan import BINS, EPS, STANDARD, Training
 from .steps import write_json
 from .work import Work
 
-__all__ = ["landscape", "write_catalogue"]
+__all__ = ["colours", "landscape", "write_catalogue"]
+
+APERTURE = 12  # pixels, 4.8 arcsec on SDSS images
 
 
 def write_catalogue(work: Work, path: Path) -> None:
     """Keep what is known of the test galaxies besides their images."""
     columns = work.galaxies.catalogue(work.scale.n_test)
     write_json(path, {name: [round(v, 5) for v in c.tolist()] for name, c in columns.items()})
+
+
+def colours(work: Work, trainings: list[Training], path: Path) -> None:
+    """Keep what each attack does to the colour g - i within an aperture: the median change."""
+    test = work.galaxies.test(work.scale.n_curve)
+    x, ebv, z = next(iter(torch.utils.data.DataLoader(test, len(test))))
+    attacks = {"noise": UniformNoise(EPS), **STANDARD}
+    body: dict[str, dict[str, float]] = {}
+    for training in trainings:
+        model = work.load(training)
+        given = [value.to(work.device) for value in (x, z, ebv)]
+        body[training.name] = {}
+        for name, attack in attacks.items():
+            generator = torch.Generator(work.device).manual_seed(0)
+            x_adv = attack(model, given[0], given[1], (given[2],), generator).cpu()
+            change = (_g_minus_i(x_adv) - _g_minus_i(x)).abs()
+            body[training.name][name] = float(change.nanmedian())
+    write_json(path, body)
+
+
+def _g_minus_i(x: torch.Tensor) -> torch.Tensor:
+    """Return the colour in magnitudes of the light near the middle; NaN without light."""
+    axes = (torch.arange(n) - (n - 1) / 2 for n in x.shape[2:])
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    flux = x[..., rows.square() + columns.square() <= APERTURE**2].double().sum(-1)
+    return -2.5 * torch.log10(flux[:, 1] / flux[:, 3])
 
 
 def landscape(work: Work, trainings: list[Training], path: Path) -> None:

@@ -141,6 +141,16 @@ def _calibration(results: Results) -> Table:
     return ["clean / FGSM / PGD-10", *head], lines
 
 
+def _colours(results: Results) -> Table:
+    found = results.study("colours")
+    names = list(next(iter(found.values())))
+    lines = [
+        [network, *(f"{1e3 * changes[name]:.1f}" for name in names)]
+        for network, changes in found.items()
+    ]
+    return ["median change of g - i [mmag]", *names], lines
+
+
 TABLES: dict[str, Callable[[Results], Table]] = {
     "Table 1, sigma_MAD [1e-3]": lambda results: _table1(results, "sigma_mad"),
     "Table 1, eta [%]": lambda results: _table1(results, "eta"),
@@ -156,6 +166,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "The strongest attack": _strongest,
     "Transfer from Iref against white box, PGD-10": _transfer,
     "Calibration under attack": _calibration,
+    "What an attack does to colours": _colours,
 }
 
 
