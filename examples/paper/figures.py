@@ -76,7 +76,7 @@ def _rows(work: Work, rows: list[int]) -> list[torch.Tensor]:
 
 def _cutouts(work: Work) -> Figure:
     """Fig. 1: the galaxies at three quartiles of redshift."""
-    z = np.array(work.galaxies.catalogue(work.scale.n_test)["z"])
+    z = work.galaxies.catalogue(work.scale.n_test)["z"].numpy()
     rows = [int(np.argsort(z)[int(q * (len(z) - 1))]) for q in (0.25, 0.5, 0.75)]
     image, ebv, redshift = _rows(work, rows)
     return plot_cutouts(image, redshift, ebv, fig=Figure((PAGE, 5.0), layout="constrained"))
@@ -84,7 +84,7 @@ def _cutouts(work: Work) -> Figure:
 
 def _pixels(work: Work) -> Figure:
     """Fig. 2: the galaxy nearest to the redshift of the paper's, 0.27."""
-    z = np.array(work.galaxies.catalogue(work.scale.n_test)["z"])
+    z = work.galaxies.catalogue(work.scale.n_test)["z"].numpy()
     image, _, _ = _rows(work, [int(np.abs(z - 0.27).argmin())])
     return plot_pixels(image, fig=Figure((5.0, 4.4), layout="constrained"))
 
