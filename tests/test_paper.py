@@ -208,7 +208,7 @@ def test_differences_in_units_of_their_error() -> None:
     assert difference(Number(10, 3), Number(5, 4)) == pytest.approx(1)
     assert difference(Number(1, 0), Number(1, 0)) == 0
     assert difference(Number(2, 0), Number(1, 0)) == float("inf")
-    assert str(Number(11.234, 0.56)) == "11.2 ± 0.6"
+    assert str(Number(11.234, 0.56)).split() == ["11.2", "±", "0.6"]
 
 
 def test_the_worst_per_galaxy_is_counted_galaxy_by_galaxy() -> None:

@@ -37,7 +37,7 @@ def write_report(out: Path) -> None:
     findings = judge(results)
     if findings:
         table = [[f.claim, f.verdict, f.number] for f in findings]
-        parts += ["## Findings", markdown((["the paper says", "here", "eta in %"], table))]
+        parts += ["## Findings", markdown((["the paper says", "here", "eta in %"], table), "---")]
     body = {}
     for title, make in TABLES.items():
         try:

@@ -29,7 +29,7 @@ class Number:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} ± {self.error:.1f}"
+        return f"{self.value:.1f}\u00a0±\u00a0{self.error:.1f}"  # no line break in a table
 
     def __sub__(self, other: Number) -> Number:
         return Number(self.value - other.value, math.hypot(self.error, other.error))

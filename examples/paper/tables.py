@@ -170,8 +170,8 @@ TABLES: dict[str, Callable[[Results], Table]] = {
 }
 
 
-def markdown(table: Table) -> str:
-    """Return a table as Markdown."""
+def markdown(table: Table, align: str = "---:") -> str:
+    """Return a table as Markdown; `align` is for all columns but the first."""
     head, lines = table
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    rows = [head, ["---", *[align] * (len(head) - 1)], *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
