@@ -126,7 +126,7 @@ def _evaluate(work: Work, training: Training) -> Step:
     return Step(
         f"evaluate {training.name}",
         path,
-        2 * n * 11,
+        2 * (11 * n + 40 * min(64, n)),  # the checks cost four times PGD-10 on 64 galaxies
         lambda path: work.evaluate(training, STANDARD, n, path, sanity=True),
         _models(work, [training]),
     )
