@@ -240,4 +240,4 @@ def test_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
 
 
 def test_public_names() -> None:
-    assert datasets.__all__ == ["CutoutDataset", "random_dihedral", "simulate"]
+    assert datasets.__all__ == ["CutoutDataset", "StoredCutouts", "random_dihedral", "simulate"]
