@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,19 @@ from torch import nn
 from advphotoz import FGSM, CrossEntropy, RedshiftBins, models
 from advphotoz.models._ops import Halve, PReLU, Smooth
 
+# The module: `models.inception` is the builder.
+inception = importlib.import_module("advphotoz.models.inception")
+
+
+def _uncounted(x: torch.Tensor) -> torch.Tensor:
+    """Repeat the last row and column: an average over the pixels that exist."""
+    return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
+
+
 PAIRS = {
     "halve": (Halve(), nn.AvgPool2d(2)),
-    "smooth": (Smooth(), nn.AvgPool2d(2, stride=1)),
+    "smooth": (Smooth(), lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)),
+    "smooth-uncounted": (Smooth(pad_counted=False), _uncounted),
     "prelu": (PReLU(3, 0.25), nn.PReLU(3, 0.25)),
     "prelu-steep": (PReLU(3, 0.9), nn.PReLU(3, 0.9)),
 }
@@ -39,7 +51,7 @@ def test_values_and_gradients_are_pytorchs(ours, theirs, dtype, last):
     for a, b in zip(*results, strict=True):
         scale = b.abs().max().clamp_min(1).item()
         torch.testing.assert_close(a, b, atol=tolerance * scale, rtol=tolerance)
-        assert a.stride() == b.stride() or a.ndim < 4 or a.is_contiguous() == b.is_contiguous()
+        assert a.ndim < 4 or (a.stride(1) == 1) == (b.stride(1) == 1)  # channels last, or not
 
 
 @pytest.mark.parametrize("ours", [pair[0] for pair in PAIRS.values()], ids=PAIRS.keys())
@@ -76,19 +88,54 @@ def test_per_sample_gradients_by_vmap():
     torch.testing.assert_close(each, whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("build", [models.inception, models.cnn])
-def test_networks_equal_their_plain_pytorch_twins(build):
-    """Every operation replaced by PyTorch's own: the same logits and gradients to 1e-6."""
-    model = build(image_size=16, width=0.2).eval()
-    x, ebv, z = torch.randn(4, 5, 16, 16), torch.rand(4), torch.rand(4)
-    found = FGSM(0.1)(model, x, z, context=(ebv,))
-    logits = model(x, ebv)
+@pytest.mark.parametrize("options", [{}, {"pad_counted": False}], ids=["", "uncounted"])
+def test_inception_equals_its_plain_pytorch_twin(options):
+    """Operations and merged convolutions replaced by PyTorch's own: the same to 1e-6."""
+    model = models.inception(image_size=16, width=0.2, **options).eval()
+    _check_twin(model, Smooth(**options).pad_counted)
+
+
+def test_cnn_equals_its_plain_pytorch_twin():
+    _check_twin(models.cnn(image_size=16, width=0.2).eval())
+
+
+def _check_twin(model, pad_counted=True):
+    x, ebv = torch.randn(4, 5, 16, 16, requires_grad=True), torch.rand(4)
+    wanted = [x, *model.parameters()]
+
+    def results():
+        logits = model(x, ebv)
+        return logits, *torch.autograd.grad(logits.logsumexp(1).sum(), wanted)
+
+    ours = results()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Halve, "forward", lambda self, x: F.avg_pool2d(x, 2, ceil_mode=True))
         patch.setattr(PReLU, "forward", lambda self, x: F.prelu(x, self.weight))
-        patch.setattr(Smooth, "forward", lambda self, x: F.avg_pool2d(x, 2, stride=1))
-        torch.testing.assert_close(model(x, ebv), logits, atol=1e-6, rtol=1e-6)
-        assert torch.equal(FGSM(0.1)(model, x, z, context=(ebv,)), found)
+        smooth = PAIRS["smooth" if pad_counted else "smooth-uncounted"][1]
+        patch.setattr(Smooth, "forward", lambda self, x: smooth(x))
+        patch.setattr(inception, "_untouched", lambda branch: False)
+        theirs = results()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6 * b.abs().max().clamp_min(1).item(), rtol=1e-5)
+
+
+def test_an_inner_layer_that_is_watched_or_changed_is_called():
+    model = models.inception(image_size=8, width=0.1).eval()
+    x, ebv = torch.randn(2, 5, 8, 8), torch.zeros(2)
+    before = model(x, ebv)
+    seen = []
+    watch = model.i0.s1_0.register_forward_hook(lambda module, inputs, y: seen.append(y.shape))
+    torch.testing.assert_close(model(x, ebv), before, atol=1e-6, rtol=1e-6)
+    assert len(seen) == 1
+    watch.remove()
+    model(x, ebv)
+    assert len(seen) == 1
+    conv = model.i0.s2_2.conv
+    handle = conv.register_forward_hook(lambda module, inputs, y: 0 * y)
+    assert not torch.allclose(model(x, ebv), before, atol=1e-3)
+    handle.remove()
+    model.i0.s1_2.prelu = nn.ReLU()
+    assert not torch.allclose(model(x, ebv), before, atol=1e-3)
 
 
 @pytest.mark.parametrize("build", [models.inception, models.cnn])

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advphotoz.models._ops import Smooth
+
 __all__ = ["Layer", "layers", "table"]
 
 
@@ -45,7 +47,10 @@ def layers(model: nn.Module) -> list[Layer]:
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             count = sum(p.numel() for p in module.parameters())
-            rows.append(Layer(name, tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), count))
+            came = tuple(inputs[0].shape[1:])
+            if isinstance(module, Smooth):  # the paper's table counts the padding
+                came = (came[0], came[1] + 1, came[2] + 1)
+            rows.append(Layer(name, came, tuple(output.shape[1:]), count))
 
         return hook
 

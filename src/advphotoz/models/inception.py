@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advphotoz._checks import check_at_least_one
-from advphotoz.models._ops import Halve, PReLU, Smooth
+from advphotoz.models._ops import Halve, PReLU, Smooth, prelu
 from advphotoz.models._shared import append_ebv, check_inputs, check_width, initialise, scaled
 
 __all__ = ["Inception", "inception"]
 
 
-def _conv(inputs: int, outputs: int, kernel: int, prelu_init: float) -> nn.Sequential:
+class _Conv(nn.Sequential):
     """Size-preserving convolution and a PReLU with one weight per channel: one row of Table A1."""
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    return nn.Sequential(OrderedDict(conv=conv, prelu=PReLU(outputs, prelu_init)))
+
+    conv: nn.Conv2d
+    prelu: PReLU
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, prelu_init: float) -> None:
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        super().__init__(OrderedDict(conv=conv, prelu=PReLU(outputs, prelu_init)))
 
 
 class _Cell(nn.Module):
@@ -34,24 +40,55 @@ class _Cell(nn.Module):
         branch_5x5: bool = True,
     ) -> None:
         super().__init__()
-        self.padding = "constant" if pad_counted else "replicate"
-        self.s1_0 = _conv(inputs, middle, 1, prelu_init)
-        self.s2_0 = _conv(middle, outputs, 3, prelu_init)
-        self.s1_2 = _conv(inputs, middle, 1, prelu_init)
-        self.pool0 = Smooth()
+        self.s1_0 = _Conv(inputs, middle, 1, prelu_init)
+        self.s2_0 = _Conv(middle, outputs, 3, prelu_init)
+        self.s1_2 = _Conv(inputs, middle, 1, prelu_init)
+        self.pool0 = Smooth(pad_counted)
         if branch_5x5:
-            self.s1_1 = _conv(inputs, middle, 1, prelu_init)
-            self.s2_1 = _conv(middle, outputs, 5, prelu_init)
+            self.s1_1 = _Conv(inputs, middle, 1, prelu_init)
+            self.s2_1 = _Conv(middle, outputs, 5, prelu_init)
         self.branch_5x5 = branch_5x5
-        self.s2_2 = _conv(inputs, outputs, 1, prelu_init)
+        self.s2_2 = _Conv(inputs, outputs, 1, prelu_init)
         self.outputs = (3 if branch_5x5 else 2) * outputs + middle
 
     def forward(self, x: Tensor) -> Tensor:
-        s2_0 = self.s2_0(self.s1_0(x))
-        # Repeating the last row and column averages as if the padding were left out.
-        pool0 = self.pool0(F.pad(self.s1_2(x), (0, 1, 0, 1), mode=self.padding))
-        s2_1 = [self.s2_1(self.s1_1(x))] if self.branch_5x5 else []
-        return torch.cat([self.s2_2(x), *s2_1, s2_0, pool0], dim=1)
+        s1_1 = [self.s1_1] if self.branch_5x5 else []
+        y = _side_by_side([self.s1_0, self.s1_2, *s1_1, self.s2_2], x)
+        s2_0 = self.s2_0(next(y))
+        pool0 = self.pool0(next(y))
+        s2_1 = [self.s2_1(next(y))] if self.branch_5x5 else []
+        return torch.cat([next(y), *s2_1, s2_0, pool0], dim=1)
+
+
+def _side_by_side(branches: list[_Conv], x: Tensor) -> Iterator[Tensor]:
+    """Apply 1x1 convolutions and their PReLUs to the same x, as one wide convolution and PReLU.
+
+    x is read once, and the gradient that comes back to it is not a sum of four. Where somebody has
+    changed or watches (by a hook) a branch, they are called one by one.
+    """
+    if not all(map(_untouched, branches)):
+        return (branch(x) for branch in branches)
+    weight = torch.cat([branch.conv.weight for branch in branches])
+    bias = torch.cat([branch.conv.bias for branch in branches if branch.conv.bias is not None])
+    slope = torch.cat([branch.prelu.weight for branch in branches])
+    parts = torch.split(
+        prelu(F.conv2d(x, weight, bias), slope),
+        [branch.conv.out_channels for branch in branches],
+        dim=1,
+    )
+    return iter(parts)
+
+
+def _untouched(branch: nn.Module) -> bool:
+    """Return whether a convolution and its PReLU are as they were made, and without hooks."""
+    modules = list(branch.modules())
+    return [type(module) for module in modules] == [_Conv, nn.Conv2d, PReLU] and not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )
 
 
 class Inception(nn.Module):
@@ -101,7 +138,7 @@ class Inception(nn.Module):
             middle, outputs = scaled(middle, w), scaled(outputs, w)
             return _Cell(inputs, middle, outputs, prelu_init, pad_counted, branch_5x5)
 
-        self.conv0 = _conv(n_bands, scaled(64, w), 5, prelu_init)
+        self.conv0 = _Conv(n_bands, scaled(64, w), 5, prelu_init)
         self.pool0 = Halve()  # no parameters: one module for all three poolings
         self.i0 = cell(scaled(64, w), 48, 64)
         self.i1 = cell(self.i0.outputs, 64, 92)
