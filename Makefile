@@ -6,12 +6,9 @@ ARGS ?=
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# glibc: keep freed memory instead of handing it back to the system after every layer. A training
-# step of the CNN took 0.23 s instead of 0.29 s on two cores; other C libraries ignore it.
 # Threads that wait sleep instead of spinning: 4 % slower on an idle machine, 1.5 times faster on
 # one whose cores are busy with something else.
-DEMO_ENV := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
-	OMP_WAIT_POLICY=passive
+DEMO_ENV := OMP_WAIT_POLICY=passive
 
 # Two pytest workers with one thread each; a thread pool per worker would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

@@ -20,7 +20,16 @@ import matplotlib as mpl
 import torch
 from torch.utils.data import DataLoader
 
-from advphotoz import FGSM, PGD, AdversarialTrainer, LinfBall, RedshiftBins, l2_pgd, models
+from advphotoz import (
+    FGSM,
+    PGD,
+    AdversarialTrainer,
+    LinfBall,
+    RedshiftBins,
+    keep_freed_memory,
+    l2_pgd,
+    models,
+)
 from advphotoz.balls import l2_eps_from_linf
 from advphotoz.datasets import CutoutDataset, random_dihedral, simulate
 from advphotoz.evaluation import Evaluation, evaluate
@@ -180,6 +189,7 @@ def main() -> None:
     """Run every step that is not done yet."""
     start = time.perf_counter()
     args = options()
+    keep_freed_memory()
     same_settings(args.out, {k: v for k, v in sorted(vars(args).items()) if k != "out"})
     galaxies = simulate(args.galaxies, seed=args.seed)
     data = galaxies.split(10 / 12, 1 / 12, 1 / 12, seed=args.seed)

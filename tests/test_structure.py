@@ -31,7 +31,7 @@ LAYERS = {
     "": 5,
     "testing": 6,  # outside, like a user: it must know every public name to evaluate a repr
 }
-NOUNS = {"balls", "objectives", "redshift", "metrics", "models", "datasets"}
+NOUNS = {"balls", "objectives", "redshift", "metrics", "models", "datasets", "memory"}
 NOUN_EDGES = {("objectives", "redshift"), ("metrics", "redshift"), ("evaluation", "training")}
 OPTIONAL = [
     "art",

@@ -9,6 +9,7 @@ from advphotoz import datasets, metrics, models
 from advphotoz.attacks import FGSM, PGD, Attack, UniformNoise, WorstOf, ZeroGradientWarning, l2_pgd
 from advphotoz.balls import Ball, L2Ball, LinfBall, l2_eps_from_linf
 from advphotoz.evaluation import evaluate, robustness_curve
+from advphotoz.memory import keep_freed_memory
 from advphotoz.objectives import CrossEntropy, RedshiftError, TowardRedshift
 from advphotoz.redshift import RedshiftBins
 from advphotoz.training import AdversarialTrainer, mix_adversarial
@@ -32,6 +33,7 @@ __all__ = [
     "ZeroGradientWarning",
     "datasets",
     "evaluate",
+    "keep_freed_memory",
     "l2_eps_from_linf",
     "l2_pgd",
     "metrics",

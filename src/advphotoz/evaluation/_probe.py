@@ -38,9 +38,9 @@ def probe(
 ) -> Sanity:
     """Run every check; `tallies` are those of the whole data, `kept` its first samples."""
     searches = {name: attack for name, attack in attacks.items() if is_search(attack)}
-    strongest = max(searches, key=lambda name: _mean(tallies[name].value), default=None)
+    strongest = max(searches, key=lambda name: tallies[name].value.mean(), default=None)
     iterative = [name for name, attack in searches.items() if deeper(attack) != attack]
-    deepest = max(iterative, key=lambda name: _mean(tallies[name].value), default=None)
+    deepest = max(iterative, key=lambda name: tallies[name].value.mean(), default=None)
     outliers = {name: _outliers(tally, z_spec) for name, tally in tallies.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroGradientWarning)  # said once already, by the attack
@@ -100,7 +100,7 @@ def _single_step(searches: Mapping[str, Any], tallies: Mapping[str, Tally]) -> C
                 for key in ("targeted", "bounds", "objective")
             ):
                 continue
-            rise = _paired(tallies[many].own, tallies[one].own)
+            rise = _paired(tallies[many].own.values(), tallies[one].own.values())
             return Check(title, *_not_weaker(f"{many} instead of {one}", *rise))
     return Check(title, None, "no FGSM and L-infinity PGD of the same eps among the attacks.")
 
@@ -109,7 +109,7 @@ def _rising(name: str | None, tallies: Mapping[str, Tally]) -> Check:
     title = "objective rises"
     if name is None:
         return Check(title, None, NO_ATTACK)
-    before, after = torch.cat(tallies[name].own_before), torch.cat(tallies[name].own)
+    before, after = tallies[name].own_before.values(), tallies[name].own.values()
     share = float((after > before).double().mean())
     return Check(
         title,
@@ -122,7 +122,7 @@ def _rising(name: str | None, tallies: Mapping[str, Tally]) -> Check:
 
 def _harmless_noise(outliers: Mapping[str, Tensor], strongest: str | None) -> Check:
     clean = outliers[CLEAN]
-    rise, error, _ = _paired([outliers[NOISE]], [clean])
+    rise, error, _ = _paired(outliers[NOISE], clean)
     gain = 0.0 if strongest is None else float((outliers[strongest] - clean).mean())
     limit = max(2 * error, HARMLESS * gain)
     attack = "" if strongest is None else f" (with {strongest} by {100 * gain:+.1f})"
@@ -141,10 +141,10 @@ def _beats_noise(
     title = "attack beats noise"
     noise: Any = attacks[NOISE]
     same = [n for n, a in searches.items() if linf_eps(a) == noise.eps and not is_targeted(a)]
-    name = max(same, key=lambda name: _mean(tallies[name].value), default=None)
+    name = max(same, key=lambda name: tallies[name].value.mean(), default=None)
     if name is None:
         return Check(title, None, "no L-infinity attack with the eps of the noise.")
-    rise, error, _ = _paired(tallies[name].value, tallies[NOISE].value)
+    rise, error, _ = _paired(tallies[name].value.values(), tallies[NOISE].value.values())
     return Check(
         title,
         None if math.isnan(error) else rise > 2 * error,
@@ -203,14 +203,14 @@ def _rerun(
     """Return by how much a variant of an attack beats it on the kept samples; see `_paired`."""
     titled = dataclasses.replace(setup, title=f"check: {title}")
     _, tallies = stream(kept, {title: (model, attack)}, {"": model}, titled)
-    after = torch.cat(tallies[title, ""].own)
-    return _paired([after], [torch.cat(base.own)[: len(after)]])
+    after = tallies[title, ""].own.values()
+    return _paired(after, base.own.values()[: len(after)])
 
 
-def _paired(after: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[float, float, float]:
+def _paired(after: Tensor, before: Tensor) -> tuple[float, float, float]:
     """Return the mean of after - before, its standard error, and the mean of before."""
-    start = torch.cat(list(before)).double()
-    change = torch.cat(list(after)).double() - start
+    start = before.double()
+    change = after.double() - start
     error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
     return float(change.mean()), error, float(start.mean())
 
@@ -230,9 +230,5 @@ def _not_weaker(what: str, rise: float, error: float, start: float) -> tuple[boo
 
 
 def _outliers(tally: Tally, z_spec: Tensor) -> Tensor:
-    z_phot, truth = torch.cat(tally.z_phot).double(), z_spec.double()
+    z_phot, truth = tally.z_phot.values().double(), z_spec.double()
     return (((z_phot - truth) / (1 + truth)).abs() > OUTLIER).double()
-
-
-def _mean(values: Sequence[Tensor]) -> float:
-    return float(torch.cat(list(values)).double().mean())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ def make_row(
     name: str, attack: Any, z_spec: Tensor, tally: Tally, clean: Tally, setup: Setup
 ) -> Row:
     """Turn what was gathered over all batches into metrics."""
-    points = (torch.cat(tally.z_phot), z_spec)
+    points = (tally.z_phot.values(), z_spec)
     n = len(z_spec)
 
     def error(metric: Any) -> float | None:
@@ -46,9 +45,9 @@ def make_row(
         crps=tally.crps / n,
         cde_loss=tally.cde_loss / n,
         # From the logits: finite also where the PDF is too small for float32.
-        nll=_mean(tally.cross_entropy) + math.log(setup.bins.width),
-        objective_before=_mean(clean.value),
-        objective_after=_mean(tally.value),
+        nll=tally.cross_entropy.mean() + math.log(setup.bins.width),
+        objective_before=clean.value.mean(),
+        objective_after=tally.value.mean(),
         linf=tally.linf,
         l2=tally.l2,
     )
@@ -73,7 +72,3 @@ def describe(model: nn.Module, setup: Setup, **more: Any) -> dict[str, Any]:
         "torch": str(torch.__version__),
         **more,
     }
-
-
-def _mean(values: Sequence[Tensor]) -> float:
-    return float(torch.cat(list(values)).double().mean())

@@ -16,6 +16,7 @@ from advphotoz._checks import check_finite
 from advphotoz._modes import autocasting, check_autocast, device_of, evaluating, to_device
 from advphotoz.attacks import Attack
 from advphotoz.attacks.attack import check_batch, check_result
+from advphotoz.evaluation._column import Column
 from advphotoz.evaluation._searches import is_search, is_targeted
 from advphotoz.objectives import CrossEntropy, Objective
 from advphotoz.redshift import RedshiftBins
@@ -51,12 +52,12 @@ class Setup:
 class Tally:
     """What one model said about one attack's images, gathered batch by batch on the CPU."""
 
-    z_phot: list[Tensor] = field(default_factory=list)
-    pit: list[Tensor] = field(default_factory=list)
-    value: list[Tensor] = field(default_factory=list)  # the objective, per sample
-    own: list[Tensor] = field(default_factory=list)  # what the attack itself maximises
-    own_before: list[Tensor] = field(default_factory=list)
-    cross_entropy: list[Tensor] = field(default_factory=list)
+    z_phot: Column = field(default_factory=Column)
+    pit: Column = field(default_factory=Column)
+    value: Column = field(default_factory=Column)  # the objective, per sample
+    own: Column = field(default_factory=Column)  # what the attack itself maximises
+    own_before: Column = field(default_factory=Column)
+    cross_entropy: Column = field(default_factory=Column)
     crps: float = 0.0  # sums over samples
     cde_loss: float = 0.0
     linf: float = 0.0
@@ -78,7 +79,7 @@ def stream(
     tallies = {(craft, judge): Tally() for craft in ("", *crafters) for judge in judges}
     models = {id(m): m for m in (*judges.values(), *(m for m, _ in crafters.values()))}
     devices = {device_of(m) for m in models.values()}
-    z_spec: list[Tensor] = []
+    z_spec = Column()
     with ExitStack() as stack:
         # A shuffling loader and a careless attack draw from the global state: put it back.
         stack.enter_context(torch.random.fork_rng([d for d in devices if d.type == "cuda"]))
@@ -103,7 +104,7 @@ def stream(
                 continue
             if look is not None:
                 look(batch)
-            z_spec.append(batch[2].float())
+            z_spec.append(batch[2])
             clean = {
                 judge: _show("", tallies["", judge], model, batch, batch[0], setup)
                 for judge, model in judges.items()
@@ -118,12 +119,12 @@ def stream(
                         tally.own_before.append(_own(attack, clean[judge][0], target, setup))
                         tally.own.append(_own(attack, logits, target, setup))
                 bar.update(n)
-    if not z_spec:
+    if not len(z_spec.values()):
         raise ValueError(
             "the loader gave no samples: it is empty, or an iterator that was already used up; "
             "pass a DataLoader or a list of batches"
         )
-    return torch.cat(z_spec), tallies
+    return z_spec.values(), tallies
 
 
 def _checked(batch: Any, number: int, bins: RedshiftBins) -> Batch:
@@ -199,9 +200,9 @@ def _show(
     x, _, z = batch
     delta = (x_adv.cpu().double() - x.double()).flatten(1)
     tally.z_phot.append(setup.bins.mean(pdf))
-    tally.pit.append(torch.from_numpy(metrics.pit(pdf, z, setup.bins)).float())
-    tally.value.append(value.float().cpu())
-    tally.cross_entropy.append(cross_entropy.cpu())
+    tally.pit.append(torch.from_numpy(metrics.pit(pdf, z, setup.bins)))
+    tally.value.append(value)
+    tally.cross_entropy.append(cross_entropy)
     tally.crps += len(z) * metrics.crps(pdf, z, setup.bins)
     tally.cde_loss += len(z) * metrics.cde_loss(pdf, z, setup.bins)
     tally.linf = max(tally.linf, float(delta.abs().max()))
@@ -212,7 +213,7 @@ def _show(
 @torch.no_grad()
 def _own(attack: Any, logits: Tensor, target: Tensor, setup: Setup) -> Tensor:
     """Return what the attack maximises: its own objective, or ours, with the sign of a target."""
-    value: Tensor = (attack.objective or setup.objective)(logits, target).float().cpu()
+    value: Tensor = (attack.objective or setup.objective)(logits, target)
     return -value if is_targeted(attack) else value
 
 

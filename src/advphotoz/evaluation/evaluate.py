@@ -127,8 +127,8 @@ def evaluate(
             for name, tally in tallies.items()
         ),
         z_spec=z_spec.numpy(),
-        z_phot={name: torch.cat(tally.z_phot).numpy() for name, tally in tallies.items()},
-        pit={name: torch.cat(tally.pit).numpy() for name, tally in tallies.items()},
+        z_phot={name: tally.z_phot.values().numpy() for name, tally in tallies.items()},
+        pit={name: tally.pit.values().numpy() for name, tally in tallies.items()},
         sanity=probe(model, kept, bound, z_spec, tallies, setup) if sanity else None,
         settings=describe(model, setup, noise_eps=noise.eps, samples=len(z_spec)),
     )
