@@ -189,7 +189,6 @@ def main() -> None:
     """Run every step that is not done yet."""
     start = time.perf_counter()
     args = options()
-    keep_freed_memory()
     same_settings(args.out, {k: v for k, v in sorted(vars(args).items()) if k != "out"})
     galaxies = simulate(args.galaxies, seed=args.seed)
     data = galaxies.split(10 / 12, 1 / 12, 1 / 12, seed=args.seed)
@@ -203,6 +202,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     try:
         main()
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from advphotoz import keep_freed_memory
 from paper.data import Galaxies
 from paper.plan import (
     ALONE,
@@ -178,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     try:
         main()
     except KeyboardInterrupt:

@@ -33,6 +33,7 @@ from advphotoz.evaluation import (
     robustness_curve,
     transfer_matrix,
 )
+from advphotoz.evaluation._column import Column
 
 TWO = RedshiftBins(n=2)
 FIVE = RedshiftBins(n=5)
@@ -639,3 +640,12 @@ def test_transfer_shows_one_models_images_to_another(tmp_path: Path) -> None:
     assert TransferMatrix.load(tmp_path / "matrix.json") == matrix
     with pytest.raises(ValueError, match="models must be"):
         transfer_matrix({}, batches, FGSM(0.3))
+
+
+def test_columns_keep_every_number_in_order():
+    column = Column()
+    parts = [torch.randn(n) for n in (700, 0, 700, 5000, 1)]  # past two doublings of the block
+    for part in parts:
+        column.append(part)
+    assert torch.equal(column.values(), torch.cat(parts))
+    assert column.mean() == pytest.approx(torch.cat(parts).double().mean().item(), abs=1e-12)
