@@ -22,6 +22,7 @@ from advphotoz import (
     ZeroGradientWarning,
     l2_pgd,
 )
+from advphotoz._checks import check_images
 from advphotoz.testing import check_attack
 from problems import BINS, PROBLEMS, TwoInputs, linear, two_inputs
 
@@ -445,6 +446,22 @@ class Bent(TwoInputs):
 )
 def test_bad_models(how, match):
     assert match in refusal(ATTACK, model=Bent(how))
+
+
+def test_one_bad_entry_of_a_gradient():
+    class Poisoned(TwoInputs):
+        def forward(self, x, ebv):
+            x = x * 1
+            bad = torch.zeros_like(x)
+            bad[1, 0, 2, 3] = math.nan
+            x.register_hook(lambda grad: grad + bad)
+            return super().forward(x, ebv)
+
+    assert "gradient is not finite for 1 of 6" in refusal(ATTACK, model=Poisoned())
+
+
+def test_pixels_whose_sum_overflows_are_no_error():
+    check_images(torch.full((2, 1, 4, 4), 3e38))
 
 
 def test_bad_objective():

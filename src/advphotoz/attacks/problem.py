@@ -116,8 +116,9 @@ class Problem:
                 "the objective does not depend on x in a differentiable way; a detach(), argmax() "
                 "or NumPy call inside the model or the objective cuts the gradient"
             )
-        self._all_zero.append((grad == 0).all())
-        number, not_finite = len(self._all_zero), (~torch.isfinite(grad)).flatten(1).any(1)
+        largest = grad.abs().flatten(1).amax(1)  # NaN where one entry is
+        self._all_zero.append((largest == 0).all())
+        number, not_finite = len(self._all_zero), ~torch.isfinite(largest)
         refuse(
             not_finite.any(),
             lambda: ValueError(
