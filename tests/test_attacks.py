@@ -478,6 +478,15 @@ def test_zero_gradient_warns():
     assert caught[0].filename == __file__
 
 
+def test_a_gradient_that_is_nowhere_positive_is_not_zero():
+    x = torch.randn(3, 1, 4, 4)
+    fall = FGSM(0.1, objective=lambda output, target: -output)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = fall(lambda x: x[:, 0, 0, 0], x, torch.zeros(3)) - x
+    assert (moved[:, 0, 0, 0] < -0.09).all()
+
+
 def test_errors_leave_the_model_alone():
     model = Bent(lambda y: y * math.nan)
     model.train()
