@@ -9,9 +9,10 @@ validated under PGD-10, and the weights of the best epoch are kept: a single-ste
 collapse all at once ("catastrophic overfitting"), and only a stronger attack sees it. Each network
 is then attacked by PGD-50 with 2 searches.
 
-Times include the validation, and stand beside the count of passes over the network: 3 per training
-step, 2 per input gradient, 1 per image validated. The file of --json is written after each
-training, a checkpoint beside it after each epoch of one, and the same command goes on from there.
+Times are of the median epoch, times the number of epochs. They include the validation, and stand
+beside the count of passes over the network: 3 per training step, 2 per input gradient, 1 per image
+validated. The file of --json is written after each training, a checkpoint beside it after each
+epoch of one, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def main() -> None:
             result = evaluate(
                 trainer.model, shown, ATTACKS, autocast=torch.bfloat16, progress=False, sanity=False
             )
-            seconds = sum(row["seconds"] for row in trainer.history)
+            # The median epoch: other work on the machine slows some of them down.
+            seconds = args.epochs * statistics.median(row["seconds"] for row in trainer.history)
             of_seed[name] = {
                 "seconds": seconds,
                 "passes": args.epochs * passes(TRAININGS[name][0], len(train), len(valid)),
