@@ -83,7 +83,10 @@ class LinfBall:
 
     def project(self, delta: Tensor) -> Tensor:
         r"""Clamp every pixel to :math:`[-\varepsilon, \varepsilon]`; delta of shape (N, C, ...)."""
-        eps = per_band(self.eps, delta, delta.dtype)
+        if isinstance(self.eps, tuple):
+            radii = per_band(self.eps, delta, delta.dtype)
+            return delta.clamp(-radii, radii)
+        eps = round_down(self.eps, delta.dtype)
         return delta.clamp(-eps, eps)
 
     def steepest(self, grad: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def ascend(
     delta = start
     for _ in range(steps):
         direction = ball.steepest(gradient(x + delta))
-        delta = ball.project(delta + step * direction)
+        delta = ball.project(torch.addcmul(delta, step, direction))
         if bounds is not None:
             delta = delta.clamp(bounds[0] - x, bounds[1] - x)
     return place(x, delta, bounds)
