@@ -420,4 +420,5 @@ def test_training_and_evaluation_stay_far_below_the_size_of_the_file(tmp_path: P
     assert ran.returncode == 0, ran.stderr
     streamed, loaded = (int(number) / path.stat().st_size for number in ran.stdout.split())
     assert streamed < 0.3
-    assert loaded > 0.9  # what is measured does see pixels that are held
+    # What is measured does see pixels that are held, but for those in memory freed before.
+    assert loaded > 0.6
