@@ -31,8 +31,8 @@ EPS, STEP_SIZE, STEPS = 0.01, 0.001, 10
 
 # Settings of the system that change times or memory; printed where they are set.
 SETTINGS = (
-    "MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_ LD_PRELOAD OMP_WAIT_POLICY ONEDNN_MAX_CPU_ISA "
-    "ONEDNN_DEFAULT_FPMATH_MODE"
+    "MALLOC_MMAP_THRESHOLD_ MALLOC_MMAP_MAX_ MALLOC_TRIM_THRESHOLD_ GLIBC_TUNABLES LD_PRELOAD "
+    "OMP_WAIT_POLICY ONEDNN_MAX_CPU_ISA ONEDNN_DEFAULT_FPMATH_MODE"
 ).split()
 
 
@@ -137,6 +137,12 @@ def peak_mib(device: str = "cpu") -> float:
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return float(line.split()[1]) / 1024
+
+
+def same(args: argparse.Namespace, *names: str) -> list[object]:
+    """Return the options with which a script starts itself again; one that is None is left out."""
+    found = {name: getattr(args, name) for name in names}
+    return [x for name, value in found.items() if value is not None for x in (f"--{name}", value)]
 
 
 def fresh_process(script: str, options: Iterable[object]) -> float:

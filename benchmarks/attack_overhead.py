@@ -27,6 +27,7 @@ from _common import (
     markdown,
     median_ratio,
     peak_mib,
+    same,
     write_json,
 )
 from advphotoz import PGD, CrossEntropy, LinfBall
@@ -64,8 +65,8 @@ VARIANTS = {"bare": plain, "bare, weights frozen": frozen, "advphotoz": ours}
 
 def peak(args: argparse.Namespace, name: str) -> float:
     """Return the peak memory in MiB of a fresh process that runs one variant."""
-    options = ["--model", args.model, "--width", args.width, "--batch", args.batch]
-    return fresh_process(__file__, [*options, "--device", args.device, "--only", name])
+    options = same(args, "model", "width", "batch", "device")
+    return fresh_process(__file__, [*options, "--only", name])
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import argparse
 import os
 import statistics
 import sys
-import time
 
 import torch
 
@@ -25,9 +24,10 @@ from _common import (
     build,
     environment,
     fresh_process,
+    interleaved,
     markdown,
     median_ratio,
-    synchronize,
+    same,
     write_json,
 )
 from advphotoz import PGD, CrossEntropy, LinfBall, keep_freed_memory
@@ -44,14 +44,8 @@ def seconds(args: argparse.Namespace, choices: list[str]) -> float:
     model.to(memory_format=layout)
     autocast = torch.bfloat16 if "bf16" in choices else None
     attack = PGD(LinfBall(EPS), objective=CrossEntropy(BINS), autocast=autocast)
-    times = []
-    for _ in range(4):
-        synchronize(args.device)
-        start = time.perf_counter()
-        attack(model, x, z, context=(ebv,))
-        synchronize(args.device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    runs = {"attack": lambda _: attack(model, x, z, context=(ebv,))}
+    return statistics.median(interleaved(runs, 3, args.device)["attack"])
 
 
 def main() -> None:
@@ -65,9 +59,7 @@ def main() -> None:
     if any(name.startswith("MALLOC_") for name in os.environ):
         sys.exit("MALLOC_ variables are set: they would keep memory in every line; unset them")
     print(f"{environment(args.device)}\n{args.model}, batch {args.batch}, {args.rounds} rounds\n")
-    options: list[object] = []
-    for name in ("model", "width", "batch", "device"):
-        options += [f"--{name}", getattr(args, name)]
+    options = same(args, "model", "width", "batch", "device")
     times: dict[str, list[float]] = {name: [] for name in CHOICES}
     for round_ in range(args.rounds):
         for step in range(len(CHOICES)):

@@ -33,6 +33,7 @@ from _common import (
     fresh_process,
     markdown,
     peak_mib,
+    same,
     write_json,
 )
 from advphotoz import FGSM, AdversarialTrainer, CrossEntropy, evaluate, models
@@ -175,9 +176,7 @@ def main() -> None:
         size = path.stat().st_size
         print(f"{path.name}: {size / 1e9:.2f} GB, {len(StoredCutouts(path))} galaxies")
         found = rates(args, path)
-        options: list[object] = ["--model", args.model, "--width", args.width]
-        options += ["--batch", args.batch, "--limit", args.limit, "--train", args.train]
-        options += ["--autocast", args.autocast] if args.autocast else []
+        options = same(args, "model", "width", "batch", "limit", "train", "autocast")
         peaks = {
             f"{how} of the file": fresh_process(__file__, [*options, "--only", path, how])
             for how in ("few", "all")

@@ -28,6 +28,7 @@ from _common import (
     interleaved,
     markdown,
     peak_mib,
+    same,
     write_json,
 )
 from advphotoz import PGD, AdversarialTrainer, CrossEntropy, LinfBall
@@ -57,8 +58,7 @@ def runner(args: argparse.Namespace, what: str, batch: int, size: int, steps: in
 
 def peak(args: argparse.Namespace, what: str, batch: int, size: int, steps: int) -> float:
     """Return the peak memory in MiB of a fresh process that does one thing once."""
-    options: list[object] = ["--model", args.model, "--width", args.width, "--device", args.device]
-    options += ["--autocast", args.autocast] if args.autocast else []
+    options = same(args, "model", "width", "device", "autocast")
     return fresh_process(__file__, [*options, "--only", what, batch, size, steps])
 
 

@@ -361,8 +361,9 @@ def test_a_file_cut_while_in_use(tmp_path: Path) -> None:
         data[N - 1]
 
 
-# Trains an epoch and evaluates, then loads all: by how many bytes did the largest resident size
-# grow, after the one and after the other?
+# By how many bytes does the largest resident size grow while a network trains an epoch and is
+# evaluated, and the resident size while all is loaded? Not the largest one there: what was freed
+# before, and is below the peak, would not count.
 GROWTH = """
 import sys
 from pathlib import Path
@@ -388,17 +389,18 @@ def run(data):
     few = DataLoader(data.subset(range(0, len(data), 4)), 64)
     evaluate(model, few, [FGSM(0.01)], progress=False, sanity=False, bootstrap=0)
 
-def peak():
+def resident(name):
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 data = StoredCutouts(sys.argv[1])
 run(data.subset(range(256)))  # what the library itself takes
-before = peak()
+before = resident("VmHWM:")
 run(data)
-streamed = peak()
+streamed = resident("VmHWM:") - before
+before = resident("VmRSS:")
 held = data.load()
-print(streamed - before, peak() - before)
+print(streamed, resident("VmRSS:") - before)
 """
 
 
@@ -420,5 +422,4 @@ def test_training_and_evaluation_stay_far_below_the_size_of_the_file(tmp_path: P
     assert ran.returncode == 0, ran.stderr
     streamed, loaded = (int(number) / path.stat().st_size for number in ran.stdout.split())
     assert streamed < 0.3
-    # What is measured does see pixels that are held, but for those in memory freed before.
-    assert loaded > 0.6
+    assert loaded > 0.9  # what is measured does see pixels that are held

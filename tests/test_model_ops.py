@@ -21,11 +21,17 @@ def _uncounted(x: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
 
 
+def _slopes(layer: nn.PReLU, *values: float) -> nn.PReLU:
+    layer.weight.data = torch.tensor(values)
+    return layer
+
+
 PAIRS = {
     "halve": (Halve(), nn.AvgPool2d(2)),
     "smooth": (Smooth(), lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)),
     "smooth-uncounted": (Smooth(pad_counted=False), _uncounted),
-    "prelu": (PReLU(3), nn.PReLU(3)),
+    "prelu": tuple(_slopes(kind(3), 0.1, -0.4, 0.25) for kind in (PReLU, nn.PReLU)),
+    "prelu-steep": tuple(_slopes(kind(3), 0.9, 0.6, 1.3) for kind in (PReLU, nn.PReLU)),
 }
 
 
@@ -40,8 +46,6 @@ def test_values_and_gradients_are_pytorchs(ours, theirs, dtype, last):
     for function in (ours, theirs):
         if isinstance(function, nn.Module):
             function = function.to(dtype)
-            for weight in function.parameters():
-                weight.data = torch.tensor([0.1, -0.4, 0.9], dtype=dtype)
         leaf = x.clone().requires_grad_()
         y = function(leaf)
         torch.manual_seed(1)
@@ -53,6 +57,8 @@ def test_values_and_gradients_are_pytorchs(ours, theirs, dtype, last):
         scale = b.abs().max().clamp_min(1).item()
         torch.testing.assert_close(a, b, atol=tolerance * scale, rtol=tolerance)
         assert a.ndim < 4 or (a.stride(1) == 1) == (b.stride(1) == 1)  # channels last, or not
+        if not isinstance(ours, Smooth):  # whose results are slices
+            assert a.stride() == b.stride() or a.ndim < 4 or a.is_contiguous() == b.is_contiguous()
 
 
 @pytest.mark.parametrize("ours", [pair[0] for pair in PAIRS.values()], ids=PAIRS.keys())
@@ -101,7 +107,7 @@ def test_cnn_equals_its_plain_pytorch_twin():
 
 
 def _check_twin(model, pad_counted=True):
-    x, ebv = torch.randn(4, 5, 16, 16, requires_grad=True), torch.rand(4)
+    x, ebv, z = torch.randn(4, 5, 16, 16, requires_grad=True), torch.rand(4), torch.rand(4)
     wanted = [x, *model.parameters()]
     for module in model.modules():
         if isinstance(module, PReLU):
@@ -109,7 +115,8 @@ def _check_twin(model, pad_counted=True):
 
     def results():
         logits = model(x, ebv)
-        return logits, *torch.autograd.grad(logits.logsumexp(1).sum(), wanted)
+        found = FGSM(0.1)(model, x.detach(), z, context=(ebv,))
+        return found, logits, *torch.autograd.grad(logits.logsumexp(1).sum(), wanted)
 
     ours = results()
     with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +126,9 @@ def _check_twin(model, pad_counted=True):
         patch.setattr(Smooth, "forward", lambda self, x: smooth(x))
         patch.setattr(inception, "_untouched", lambda branch: False)
         theirs = results()
-    for a, b in zip(ours, theirs, strict=True):
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1], atol=1e-6, rtol=1e-6)
+    for a, b in zip(ours[2:], theirs[2:], strict=True):
         torch.testing.assert_close(a, b, atol=1e-6 * b.abs().max().clamp_min(1).item(), rtol=1e-5)
 
 
@@ -140,6 +149,27 @@ def test_an_inner_layer_that_is_watched_or_changed_is_called():
     handle.remove()
     model.i0.s1_2.prelu = nn.ReLU()
     assert not torch.allclose(model(x, ebv), before, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "bias"), [(3, True), (1, False)])
+def test_a_branch_of_another_shape_is_called(kernel, bias):
+    model = models.inception(image_size=8, width=0.1).eval()
+    old = model.i0.s1_0.conv
+    new = nn.Conv2d(old.in_channels, old.out_channels, kernel, padding=kernel // 2, bias=bias)
+    model.i0.s1_0.conv = new
+    x = torch.randn(2, old.in_channels, 4, 4)
+    expected = model.i0.s2_0(model.i0.s1_0.prelu(new(x)))
+    start = model.i0.s2_2.conv.out_channels + model.i0.s2_1.conv.out_channels
+    torch.testing.assert_close(model.i0(x)[:, start:][:, : expected.shape[1]], expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_without_gradients_there_are_only_pytorchs_own_operations():
+    """So that a network can be traced and exported."""
+    model = models.inception(image_size=8, width=0.1).eval()
+    with torch.no_grad():
+        logits = torch.jit.trace(model, (torch.randn(2, 5, 8, 8), torch.zeros(2)))
+    assert "PythonOp" not in str(logits.inlined_graph)
 
 
 @pytest.mark.parametrize("build", [models.inception, models.cnn])

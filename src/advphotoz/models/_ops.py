@@ -52,8 +52,10 @@ class Smooth(nn.Module):
         self.pad_counted = pad_counted
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Smooth.apply(x, self.pad_counted)  # type: ignore[no-untyped-call]
-        return y
+        if torch.is_grad_enabled():
+            y: Tensor = _Smooth.apply(x, self.pad_counted)  # type: ignore[no-untyped-call]
+            return y
+        return _Smooth.forward(x, self.pad_counted)
 
 
 class _PReLU(torch.autograd.Function):

@@ -79,10 +79,14 @@ def _side_by_side(branches: list[_Conv], x: Tensor) -> Iterator[Tensor]:
     return iter(parts)
 
 
-def _untouched(branch: nn.Module) -> bool:
-    """Return whether a convolution and its PReLU are as they were made, and without hooks."""
+def _untouched(branch: _Conv) -> bool:
+    """Return whether a 1x1 convolution and its PReLU are as they were made, and without hooks."""
     modules = list(branch.modules())
-    return [type(module) for module in modules] == [_Conv, nn.Conv2d, PReLU] and not any(
+    if [type(module) for module in modules] != [_Conv, nn.Conv2d, PReLU]:
+        return False
+    conv = branch.conv
+    pointwise = conv.weight.shape[1:] == (conv.in_channels, 1, 1) and conv.bias is not None
+    return pointwise and not any(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
