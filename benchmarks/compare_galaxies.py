@@ -19,9 +19,9 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from advphotoz.datasets._drawing import draw_row
-from advphotoz.datasets._population import draw_galaxy, draw_photometry
-from advphotoz.datasets._spectra import band_flux, template
+from advphotoz.datasets.simulation.drawing import draw_row
+from advphotoz.datasets.simulation.population import draw_galaxy, draw_photometry
+from advphotoz.datasets.simulation.spectra import band_flux, template
 
 STATIC = Path(__file__).resolve().parents[1] / "docs" / "_static"
 COLOURS = ["u-g", "g-r", "r-i", "i-z"]

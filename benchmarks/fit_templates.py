@@ -1,4 +1,4 @@
-"""Fit the corrections of the spectral templates: REPAIR_MAG in advphotoz/datasets/_spectra.py.
+"""Fit the corrections of the spectral templates: REPAIR_MAG in datasets/simulation/spectra.py.
 
     python benchmarks/fit_templates.py [--data ../shared/data]
 
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from advphotoz.datasets import _spectra
-from advphotoz.datasets._spectra import REPAIR_AT, REST, band_flux, tables
+from advphotoz.datasets.simulation import spectra
+from advphotoz.datasets.simulation.spectra import REPAIR_AT, REST, band_flux, tables
 
 LN_PER_MAG = 0.4 * np.log(10)
 
@@ -69,7 +69,7 @@ def main() -> None:
     folder = parser.parse_args().data
     real = np.concatenate([np.loadtxt(folder / f"SDSS_MGS.{part}") for part in ("train", "test")])
 
-    _spectra.REPAIR_MAG = np.zeros_like(_spectra.REPAIR_MAG)  # start from what GalSim ships
+    spectra.REPAIR_MAG = np.zeros_like(spectra.REPAIR_MAG)  # start from what GalSim ships
     e, sbc, scd, _ = tables().log_templates
     print("E, Sbc, Scd at", REPAIR_AT.tolist(), "Angstrom, magnitudes:")
     fit(real, e, 0.915, sbc, red=True)

@@ -15,8 +15,8 @@ import time
 import numpy as np
 
 from advphotoz.datasets import simulate
-from advphotoz.datasets._drawing import draw_row
-from advphotoz.datasets.simulation import _cores
+from advphotoz.datasets.simulation.drawing import draw_row
+from advphotoz.datasets.simulation.sample import available_cores
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
         start = time.perf_counter()
         simulate(n, cache_dir=folder, progress=False)
         wall = time.perf_counter() - start
-        print(f"{n} galaxies, {_cores()} processes         {wall:8.2f} s", end="")
+        print(f"{n} galaxies, {available_cores()} processes         {wall:8.2f} s", end="")
         print(f" ({1e3 * wall / n:.2f} ms each)")
         start = time.perf_counter()
         simulate(n, cache_dir=folder, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
@@ -13,13 +14,21 @@ from advphotoz import (
     FGSM,
     PGD,
     CrossEntropy,
+    GaussianMixture,
     L2Ball,
     LinfBall,
+    NegativeLogLikelihood,
+    PinballLoss,
+    PointEstimate,
+    Quantiles,
     RedshiftBins,
     RedshiftError,
+    SignedRedshift,
+    TowardRedshift,
     UniformNoise,
     WorstOf,
     ZeroGradientWarning,
+    ZeroPoint,
     l2_pgd,
 )
 from advphotoz._checks import check_images
@@ -29,19 +38,27 @@ from problems import BINS, PROBLEMS, TwoInputs, linear, two_inputs
 CONTRACT = [
     FGSM(0.01),
     FGSM([0.01, 0.02, 0.03]),
-    FGSM(0.3, bounds=(-2, 2)),
+    FGSM(LinfBall(0.3, bounds=(-2, 2))),
+    FGSM(L2Ball(0.3)),
+    FGSM(ZeroPoint(0.1)),
     FGSM(0.01, eval_mode=False),
     FGSM(0.01, autocast=torch.bfloat16),
     PGD(LinfBall(0.01)),
-    PGD(LinfBall(0.1), targeted=True),
+    PGD(LinfBall(0.1), step_size="paper", keep="last"),
     PGD(LinfBall(0.01), random_start=True),
-    PGD(LinfBall([0.1, 0.2]), step_size=[0.05, 0.1], steps=3),
-    PGD(L2Ball(0.5, per_band=True), steps=2, bounds=(-1, 1)),
+    PGD(LinfBall([0.1, 0.2]), step_size=0.5, steps=3),
+    PGD(L2Ball(0.5, per_band=True, bounds=(-1, 1)), steps=2),
     PGD(LinfBall(0.1), objective=RedshiftError(RedshiftBins(0, 0.4, 50)), steps=3),
+    PGD(LinfBall(0.1), objective=SignedRedshift(PointEstimate(), -1), steps=3),
+    PGD(0.1, objective=NegativeLogLikelihood(GaussianMixture(2)), steps=3),
+    PGD(0.1, objective=PinballLoss(Quantiles([0.16, 0.5, 0.84])), steps=3, restarts=2),
+    PGD(ZeroPoint([0.1, 0.2, 0]), steps=3, random_start=True, restarts=2),
     l2_pgd(0.31, steps=4),
     l2_pgd([0.1] * 4, steps=3, restarts=3),
     UniformNoise(0.01),
-    UniformNoise([0.1, 0.2], bounds=(-1, 1)),
+    UniformNoise(LinfBall([0.1, 0.2], bounds=(-1, 1))),
+    UniformNoise(L2Ball(0.3)),
+    UniformNoise(ZeroPoint(0.1)),
 ]
 
 
@@ -72,13 +89,11 @@ def test_objective_rises(problem, kind):
 @pytest.mark.parametrize("attack", [FGSM(0.1), PGD(LinfBall(0.1)), PGD(L2Ball(0.1))], ids=repr)
 def test_linear_model_reaches_the_known_maximum(attack):
     """On w.x the best rise is eps norm_1(w) in L-infinity and eps norm_2(w) in L2."""
-    import dataclasses
-
     model, x, z, context, objective = linear()
     model, x, z = model.double(), x.double(), z.double()
     x_adv = dataclasses.replace(attack, objective=objective)(model, x, z, context=context)
     rise = objective(model(x_adv), z) - objective(model(x), z)
-    order = 2 if isinstance(getattr(attack, "ball", None), L2Ball) else 1
+    order = 2 if isinstance(attack.set, L2Ball) else 1
     best = 0.1 * torch.linalg.vector_norm(model.weight.flatten(), ord=order)
     torch.testing.assert_close(rise, best.expand(4), rtol=1e-9, atol=1e-9)
 
@@ -90,7 +105,7 @@ def test_per_band_maximum():
     rows = model.weight.flatten(1)
     for attack, order in (
         (FGSM(eps, objective=objective), 1),
-        (PGD(L2Ball(eps), objective=objective, step_size=eps), 2),
+        (PGD(L2Ball(eps), objective=objective, step_size=1), 2),
     ):
         rise = objective(model(attack(model, x, z, context=context)), z) - objective(model(x), z)
         dual = torch.linalg.vector_norm(rows, ord=order, dim=1)
@@ -106,8 +121,6 @@ def test_per_band_maximum():
 def test_norm_is_never_above_eps(attack, dtype, size):
     model, x, z, context, objective = two_inputs()
     if hasattr(attack, "objective"):
-        import dataclasses
-
         attack = dataclasses.replace(attack, objective=objective)
     x = (x.clamp(-1, 1) * size).to(dtype)
     model = nn.Sequential(_Upcast(), _Unbatch(model, context[0]))
@@ -115,7 +128,7 @@ def test_norm_is_never_above_eps(attack, dtype, size):
         warnings.simplefilter("ignore", ZeroGradientWarning)
         x_adv = attack(model, x, z)
     delta = (x_adv.double() - x.double()).flatten(1)
-    if isinstance(getattr(attack, "ball", None), L2Ball):
+    if isinstance(attack.set, L2Ball):
         assert torch.linalg.vector_norm(delta, dim=1).max() <= 0.31
     else:
         assert delta.abs().max() <= 0.01
@@ -139,12 +152,13 @@ def test_more_steps_and_larger_eps_are_not_weaker():
     model, x, z, context, objective = two_inputs()
     model.eval()
 
-    def mean(eps, steps):
-        attack = PGD(LinfBall(eps), steps=steps, objective=objective)
+    def mean(eps, steps, step_size=None):
+        attack = PGD(LinfBall(eps), steps=steps, step_size=step_size, objective=objective)
         with torch.no_grad():
             return objective(model(attack(model, x, z, context=context), *context), z).mean()
 
-    assert mean(0.1, 5) < mean(0.1, 10) <= mean(0.1, 40) + 1e-3
+    assert mean(0.1, 5, "paper") < mean(0.1, 10, "paper") <= mean(0.1, 40, "paper") + 1e-3
+    assert mean(0.1, 1, 0.5) < mean(0.1, 5) <= mean(0.1, 40) + 1e-3
     assert mean(0.01, 10) < mean(0.1, 10) < mean(0.3, 10)
 
 
@@ -153,7 +167,9 @@ def test_restarts_keep_the_worst_of_each_sample():
     model.eval()
 
     def values(restarts):
-        attack = PGD(L2Ball(50.0), steps=2, restarts=restarts, objective=objective)
+        attack = PGD(
+            L2Ball(50.0), steps=2, step_size="paper", restarts=restarts, objective=objective
+        )
         x_adv = attack(model, x, z, context=context, generator=torch.Generator().manual_seed(5))
         with torch.no_grad():
             return objective(model(x_adv, *context), z)
@@ -166,35 +182,83 @@ def test_restarts_keep_the_worst_of_each_sample():
 
 def test_random_start_starts_elsewhere():
     model, x, z, context, objective = two_inputs()
-    attack = PGD(LinfBall(0.1), steps=1, random_start=True, objective=objective)
+    attack = PGD(LinfBall(0.1), steps=1, step_size="paper", random_start=True, objective=objective)
     a, b = (
         attack(model, x, z, context=context, generator=torch.Generator().manual_seed(s))
         for s in (0, 1)
     )
     assert not torch.equal(a, b)
-    plain = PGD(LinfBall(0.1), steps=1, objective=objective)(model, x, z, context=context)
+    plain = dataclasses.replace(attack, random_start=False)(model, x, z, context=context)
     torch.testing.assert_close((plain - x).abs().max(), torch.tensor(0.01), rtol=1e-2, atol=0)
 
 
-def test_targeted_moves_towards_the_target():
+@pytest.mark.parametrize(
+    ("attack", "fraction"),
+    [
+        (PGD(0.1, steps=4), 2.5 / 4),
+        (PGD(0.1, steps=50), 2.5 / 50),
+        (PGD(0.1, step_size="paper"), 0.1),
+        (PGD(0.1, steps=4, step_size=0.25), 0.25),
+        (FGSM(0.1), 1.0),
+    ],
+    ids=repr,
+)
+def test_steps_are_fractions_of_the_budget(attack, fraction):
+    """From the corner of the ball and back: one step along a constant gradient is seen alone."""
+    model, x, z, _, _ = linear()
+    model, x = model.double(), x.double()
+    seen = []
+
+    def objective(output, target):
+        seen.append(output.detach())
+        return output - target
+
+    start = -0.1 * model.weight.detach().sign().expand(4, 5, 8, 8)
+    attack = dataclasses.replace(attack, objective=objective)
+    attack(model, x, z, start=start)
+    whole = 2 * 0.1 * model.weight.abs().sum()
+    expected = (fraction / 2 * whole).expand(4)
+    if len(seen) > 1:
+        torch.testing.assert_close(seen[1] - seen[0], expected.detach(), rtol=1e-9, atol=1e-9)
+    moved = dataclasses.replace(attack, keep="last")(model, x, z, start=start)
+    end = min(fraction * getattr(attack, "steps", 1) / 2, 1) * whole
+    rise = (model(moved) - model(x + start)).detach()
+    torch.testing.assert_close(rise, end.detach().expand(4), rtol=1e-9, atol=1e-9)
+
+
+def test_a_chosen_redshift_is_approached_and_the_sign_of_an_error_is_chosen():
     model, x, z, context, _ = two_inputs()
     model.eval()
-    goal = torch.full_like(z, 0.9)
-    objective = RedshiftError(BINS)
-    attack = PGD(LinfBall(0.5), targeted=True, objective=objective)
+
+    def redshift(objective):
+        x_adv = PGD(LinfBall(0.5), objective=objective)(model, x, z, context=context)
+        with torch.no_grad():
+            return BINS.redshift(model(x_adv, *context))
+
     with torch.no_grad():
-        before, after = (
-            objective(model(images, *context), goal).mean()
-            for images in (x, attack(model, x, goal, context=context))
-        )
-    assert after < before
+        before = BINS.redshift(model(x, *context))
+    after = redshift(TowardRedshift(0.9, BINS))
+    assert ((after - 0.9).abs() < (before - 0.9).abs()).all()
+    assert (redshift(SignedRedshift(BINS)) > before).all()
+    assert (redshift(SignedRedshift(BINS, -1)) < before).all()
+    error = RedshiftError(BINS)
+    assert torch.equal(
+        redshift(lambda y, z: -error(y, z)), redshift(lambda y, z: -1.0 * error(y, z))
+    )
 
 
-def test_objective_of_the_default_is_the_papers():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 180))
-    x, z = torch.randn(3, 3, 2, 2), torch.rand(3)
-    named = FGSM(0.1, objective=CrossEntropy(RedshiftBins(0, 1, 180)))(model, x, z)
-    assert torch.equal(FGSM(0.1)(model, x, z), named)
+@pytest.mark.parametrize(
+    "attack", [FGSM(0.1), PGD(0.1), l2_pgd(0.1), WorstOf([FGSM(0.1)])], ids=lambda a: a.name
+)
+def test_nobodys_bins_are_guessed(attack):
+    model, x, z, context, objective = two_inputs()
+    for call in (attack, attack.find):
+        with pytest.raises(ValueError, match=r"no objective.*objective=CrossEntropy\(RedshiftBins"):
+            call(model, x, z, context=context)
+    bound = attack.bind(objective)
+    assert bound.objective == objective
+    assert bound.bind(RedshiftError(BINS)) == bound  # its own wins
+    assert bound(model, x, z, context=context).shape == x.shape
 
 
 def test_global_generator_is_the_default():
@@ -265,7 +329,8 @@ def test_bounds_are_kept():
     low, high = -20.0, 20.0
     x = x.clamp(low, high)
     for ball in (LinfBall(3.0), L2Ball(40.0)):
-        attack = PGD(ball, bounds=(low, high), objective=objective, random_start=True)
+        inside = dataclasses.replace(ball, bounds=(low, high))
+        attack = PGD(inside, objective=objective, random_start=True)
         x_adv = attack(model, x, z, context=context)
         assert x_adv.min() >= low
         assert x_adv.max() <= high
@@ -318,7 +383,7 @@ def test_empty_batch_and_zero_eps():
     model, x, z, context, objective = two_inputs()
     attack = FGSM(0.1, objective=objective)
     assert attack(model, x[:0], z[:0], context=(context[0][:0],)).shape == (0, 5, 16, 16)
-    still = PGD(LinfBall([0.0] * 5), step_size=0.0, objective=objective)
+    still = PGD(LinfBall([0.0] * 5), objective=objective)
     for attack in (FGSM(0.0, objective=objective), l2_pgd(0.0, objective=objective), still):
         x_adv = attack(model, x, z, context=context)
         assert torch.equal(x_adv, x)
@@ -398,7 +463,7 @@ def test_bad_companions():
 def test_bands_bounds_and_settings():
     bands = FGSM([0.1, 0.2], objective=CrossEntropy(BINS))
     assert "2 values were given, one per band, but the images have 5 bands" in refusal(bands)
-    bounded = FGSM(0.1, bounds=(0, 1), objective=CrossEntropy(BINS))
+    bounded = FGSM(LinfBall(0.1, bounds=(0, 1)), objective=CrossEntropy(BINS))
     message = refusal(bounded)
     assert "stated bounds (0.0, 1.0)" in message
     assert "unbounded by default" in message
@@ -406,13 +471,17 @@ def test_bands_bounds_and_settings():
         (lambda: PGD(LinfBall(0.1), steps=0), "steps must be at least 1"),
         (lambda: PGD(LinfBall(0.1), steps=2.5), "steps must be an integer"),
         (lambda: PGD(LinfBall(0.1), restarts=0), "restarts must be at least 1"),
-        (lambda: PGD(LinfBall(0.1), step_size=-1), "step_size must be finite and not negative"),
-        (lambda: PGD(LinfBall(0.1), step_size=0), "step_size must be positive wherever eps is"),
-        (lambda: PGD(L2Ball(0.1), step_size=[0.1, 0]), r"got \(0.1, 0.0\) for the eps 0.1"),
-        (lambda: PGD(LinfBall([0, 0.1]), step_size=[0.1, 0]), "leave it out for eps / 10"),
-        (lambda: PGD(LinfBall([0, 0.1]), step_size=0), "positive wherever eps is"),
-        (lambda: PGD(0.1), r"needs a ball, such as LinfBall\(0.01\)"),
-        (lambda: PGD(LinfBall(0.1), bounds=(1, 0)), "low < high"),
+        (lambda: PGD(LinfBall(0.1), step_size=-1), "positive fraction of the budget, got -1"),
+        (lambda: PGD(LinfBall(0.1), step_size=0), "leave it out for 2.5 / steps"),
+        (lambda: PGD(LinfBall(0.1), step_size=math.inf), "positive fraction of the budget"),
+        (lambda: PGD(LinfBall(0.1), step_size=[0.1, 0.2]), r"must be a fraction .* got \[0.1, 0.2"),
+        (lambda: PGD(LinfBall(0.1), step_size="half"), "\"paper\" or None, got 'half'"),
+        (lambda: PGD(LinfBall(0.1), step_size=True), "must be a fraction of the budget"),
+        (lambda: PGD("0.1"), r"PGD needs a perturbation set, such as LinfBall\(0.01\)"),
+        (lambda: FGSM(None), r"FGSM needs a perturbation set, .* got None"),
+        (lambda: UniformNoise({}), r"UniformNoise needs a perturbation set"),
+        (lambda: PGD(LinfBall(0.1, bounds=(1, 0))), "low < high"),
+        (lambda: PGD(0.1, keep="first"), 'keep must be "best" or "last", got \'first\''),
         (lambda: FGSM(0.1, autocast=torch.float16), "None .* or torch.bfloat16"),
         (lambda: FGSM(-1), "eps must be finite and not negative"),
         (lambda: FGSM(math.nan), "eps must be finite"),
@@ -454,7 +523,8 @@ def test_one_bad_entry_of_a_gradient():
             x = x * 1
             bad = torch.zeros_like(x)
             bad[1, 0, 2, 3] = math.nan
-            x.register_hook(lambda grad: grad + bad)
+            if x.requires_grad:
+                x.register_hook(lambda grad: grad + bad)
             return super().forward(x, ebv)
 
     assert "gradient is not finite for 1 of 6" in refusal(ATTACK, model=Poisoned())

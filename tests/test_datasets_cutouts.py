@@ -81,7 +81,7 @@ def test_bad_input_is_refused(change: dict[str, Any], error: type, message: str)
         CutoutDataset(**{**arrays(), **change})
 
 
-def test_pixels_that_are_not_finite_are_counted_and_placed() -> None:
+def test_pixels_that_are_not_finite_are_counted_and_located() -> None:
     a = arrays()
     a["image"][3, 1, 2, 0] = np.nan
     a["image"][4, 0, 0, 0] = np.inf
@@ -102,7 +102,7 @@ def test_subset_takes_the_columns_along_and_copies() -> None:
         data.subset([6])
 
 
-def test_split_deals_every_galaxy_once() -> None:
+def test_split_gives_every_galaxy_to_one_part() -> None:
     data = CutoutDataset(**arrays(101))
     state = torch.get_rng_state()
     parts = data.split(0.6, 0.2, 0.2, seed=4)

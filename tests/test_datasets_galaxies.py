@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advphotoz.datasets._drawing import draw_row, draw_sources
-from advphotoz.datasets._population import (
+from advphotoz.datasets.simulation.drawing import draw_row, draw_sources
+from advphotoz.datasets.simulation.population import (
     Galaxy,
     Source,
     draw_galaxy,
     draw_neighbours,
     draw_photometry,
 )
-from advphotoz.datasets._sdss import (
+from advphotoz.datasets.simulation.sdss import (
     NMGY_PER_ELECTRON,
     PIXEL,
     PSF_FWHM,
@@ -23,7 +23,7 @@ from advphotoz.datasets._sdss import (
     asinh_magnitude_error,
     pixel_sigma,
 )
-from advphotoz.datasets._spectra import REST, band_flux, blackbody, tables, template
+from advphotoz.datasets.simulation.spectra import REST, band_flux, blackbody, tables, template
 
 pytest.importorskip("galsim", reason="simulated galaxies need the extra `sim`")
 
@@ -86,11 +86,11 @@ def test_noise_of_a_pixel_in_closed_form() -> None:
 
 def test_noise_is_gaussian_with_that_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
     """One galaxy drawn with and without noise: the difference over sigma is a unit normal."""
-    from advphotoz.datasets import _drawing
+    from advphotoz.datasets.simulation import drawing
 
     noisy = draw_row(5, 1, 17.8, 64)["image"]
     with monkeypatch.context() as patch:
-        patch.setattr(_drawing, "pixel_sigma", lambda image: np.zeros_like(image))
+        patch.setattr(drawing, "pixel_sigma", lambda image: np.zeros_like(image))
         clean = draw_row(5, 1, 17.8, 64)["image"]
     pull = (noisy - clean) / pixel_sigma(clean)
     n = pull[0].size

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from advphotoz import datasets
-from advphotoz.datasets import CutoutDataset, _workers, simulate, simulation
+from advphotoz.datasets import CutoutDataset, simulate
+from advphotoz.datasets.simulation import sample, workers
 
 pytest.importorskip("galsim", reason="simulated galaxies need the extra `sim`")
 
@@ -39,7 +40,7 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a galaxy was drawn")
 
-    monkeypatch.setattr(_workers, "draw_row", refuse)
+    monkeypatch.setattr(workers, "draw_row", refuse)
 
 
 def test_what_comes_out(twelve: CutoutDataset) -> None:
@@ -54,12 +55,12 @@ def test_what_comes_out(twelve: CutoutDataset) -> None:
     assert simulate.__kwdefaults__["size"] == 64  # what the paper's networks take
 
 
-def test_prefix_and_workers_do_not_matter(
+def test_prefix_andworkers_do_not_matter(
     twelve: CutoutDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     five = simulate(5, 3, cache_dir=tmp_path / "a", workers=1, **SMALL)
     assert equal(five, twelve.subset(range(5)))
-    monkeypatch.setattr(simulation, "CHUNK", 5)  # three chunks: two processes and a rest
+    monkeypatch.setattr(sample, "CHUNK", 5)  # three chunks: two processes and a rest
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     assert equal(simulate(12, 3, cache_dir=tmp_path / "b", workers=2, **SMALL), twelve)
     assert torch.equal(torch.get_rng_state(), state)
@@ -89,24 +90,24 @@ def test_second_call_reads_the_cache(tmp_path: Path, request: pytest.FixtureRequ
 def test_version_is_part_of_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
 ) -> None:
-    old = simulation._folder({"seed": 1}, tmp_path)
-    monkeypatch.setattr(simulation, "VERSION", simulation.VERSION + 1)
-    assert simulation._folder({"seed": 1}, tmp_path) != old
+    old = sample._folder({"seed": 1}, tmp_path)
+    monkeypatch.setattr(sample, "VERSION", sample.VERSION + 1)
+    assert sample._folder({"seed": 1}, tmp_path) != old
 
 
 def test_default_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ADVPHOTOZ_CACHE", str(tmp_path / "mine"))
-    assert simulation._folder({}, None).parent == tmp_path / "mine"
-    assert simulation._folder({}, tmp_path).parent == tmp_path
+    assert sample._folder({}, None).parent == tmp_path / "mine"
+    assert sample._folder({}, tmp_path).parent == tmp_path
     monkeypatch.delenv("ADVPHOTOZ_CACHE")
-    assert simulation._folder({}, None).parent == Path.home() / ".cache" / "advphotoz"
+    assert sample._folder({}, None).parent == Path.home() / ".cache" / "advphotoz"
 
 
 def test_interruption_loses_no_finished_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twelve: CutoutDataset
 ) -> None:
-    monkeypatch.setattr(simulation, "CHUNK", 4)
-    draw, calls = _workers.draw_row, []
+    monkeypatch.setattr(sample, "CHUNK", 4)
+    draw, calls = workers.draw_row, []
 
     def interrupted(**kwargs: Any) -> Any:
         calls.append(kwargs["index"])
@@ -114,7 +115,7 @@ def test_interruption_loses_no_finished_chunk(
             raise KeyboardInterrupt
         return draw(**kwargs)
 
-    monkeypatch.setattr(_workers, "draw_row", interrupted)
+    monkeypatch.setattr(workers, "draw_row", interrupted)
     with pytest.raises(KeyboardInterrupt):
         simulate(12, 3, cache_dir=tmp_path, workers=1, **SMALL)
     assert [path.name for path in tmp_path.rglob("*.*")] == ["galaxies-0000000-0000004.npz"]
@@ -127,8 +128,8 @@ def test_interrupt_in_a_script_without_main_guard(tmp_path: Path) -> None:
     """Two processes, a script as people write them, Ctrl-C: it ends, tidily."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from advphotoz.datasets import simulate, simulation\n"
-        "simulation.CHUNK = 4\n"
+        "from advphotoz.datasets.simulation import sample, simulate\n"
+        "sample.CHUNK = 4\n"
         f"simulate(100000, 3, size=16, workers=2, progress=False, cache_dir={str(tmp_path)!r})\n"
     )
     process = subprocess.Popen(
@@ -153,8 +154,8 @@ def test_interrupt_in_a_script_without_main_guard(tmp_path: Path) -> None:
 
 
 def test_process_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "CHUNK", 1)
-    monkeypatch.setattr(_workers, "START", "raise SystemExit('the disk is on fire')")
+    monkeypatch.setattr(sample, "CHUNK", 1)
+    monkeypatch.setattr(workers, "START", "raise SystemExit('the disk is on fire')")
     with pytest.raises(RuntimeError, match=r"exit status 1: the disk is on fire.*call again"):
         simulate(4, workers=2, cache_dir=tmp_path, **SMALL)
 
@@ -221,6 +222,7 @@ def test_cached_galaxies_need_no_extra(tmp_path: Path, monkeypatch: pytest.Monke
         ({"size": 0}, ValueError, "size must be at least 1"),
         ({"workers": 0}, ValueError, "workers must be at least 1"),
         ({"r_max": 25.0}, ValueError, "r_max must lie between 15 and 20"),
+        ({"r_max": "17.8"}, TypeError, "r_max must be a number of magnitudes, got '17.8'"),
         ({"r_max": float("nan")}, ValueError, "r_max must lie between 15 and 20"),
     ],
 )
@@ -239,5 +241,14 @@ def test_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert capfd.readouterr().err == ""
 
 
+def test_integers_of_numpy_are_told_to_the_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twelve: CutoutDataset
+) -> None:
+    monkeypatch.setattr(sample, "CHUNK", 2)
+    three = simulate(np.int64(3), np.int64(3), workers=2, cache_dir=tmp_path, **SMALL)
+    assert equal(three, twelve.subset(range(3)))
+
+
 def test_public_names() -> None:
-    assert datasets.__all__ == ["CutoutDataset", "StoredCutouts", "random_dihedral", "simulate"]
+    names = ["CutoutDataset", "MappedLoader", "StoredCutouts", "random_dihedral", "simulate"]
+    assert datasets.__all__ == names

@@ -128,7 +128,7 @@ def test_workers(start: str, workers: int, stored: StoredCutouts) -> None:
 def test_a_copy_by_pickle_reads_the_same(stored: StoredCutouts) -> None:
     part = pickle.loads(pickle.dumps(stored.subset([7, 2])))
     assert torch.equal(part[0][0], stored[7][0])
-    assert len(pickle.dumps(stored)) < 5000  # it carries no pixels and no open file
+    assert len(pickle.dumps(stored)) < 5000  # no pixels and no open file
 
 
 def test_a_folder_of_arrays(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_unpacking_a_compressed_archive_as_the_error_says_makes_it_readable(tmp_
     assert same(StoredCutouts(tmp_path / "folder")[3], in_memory(), 3)
 
 
-def test_compressed_labels_beside_pixels_that_are_not(tmp_path: Path) -> None:
+def test_compressed_labels_with_pixels_that_are_not(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name, array in (("labels", labels()), ("cube", cube())):
             kind = zipfile.ZIP_DEFLATED if name == "labels" else zipfile.ZIP_STORED
@@ -161,7 +161,7 @@ def test_compressed_labels_beside_pixels_that_are_not(tmp_path: Path) -> None:
 
 
 def test_archives_beyond_4_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # sizes and places in 64 bits from here on
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # sizes and offsets in 64 bits from here on
     small = write(tmp_path / "small.npz").read_bytes()
     monkeypatch.undo()
     with zipfile.ZipFile(io.BytesIO(small)) as archive:
@@ -243,7 +243,7 @@ def test_subset_refuses(
         stored.subset(indices)
 
 
-def test_split_deals_as_the_one_in_memory(stored: StoredCutouts) -> None:
+def test_split_agrees_with_the_one_in_memory(stored: StoredCutouts) -> None:
     parts, expected = (data.split(0.5, 0.3, 0.2, seed=3) for data in (stored, in_memory()))
     for part, other in zip(parts, expected, strict=True):
         assert torch.equal(part.z, other.z)

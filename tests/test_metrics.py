@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import binomtest
 
 from advphotoz import metrics
 from advphotoz.redshift import RedshiftBins
@@ -240,6 +241,134 @@ def test_bootstrap_refusals() -> None:
         metrics.bootstrap_error(metrics.bias, z, z, n_resamples=1)
     with pytest.raises(TypeError, match=r"one number; got an array of shape \(2,\)"):
         metrics.bootstrap_error(metrics.delta_z, z, z)
+
+
+def test_paired_change_of_a_mean_has_the_error_of_the_mean_difference() -> None:
+    rng = np.random.default_rng(6)
+    n = 2000
+    z_spec = rng.uniform(0, 0.4, n)
+    common = 0.05 * rng.standard_normal(n)  # an error that both predictions share
+    reference = z_spec + common
+    z_phot = reference + 0.004 + 0.002 * rng.standard_normal(n)
+    change, error = metrics.paired_change(
+        metrics.bias, z_phot, torch.tensor(reference), z_spec, n_resamples=1000
+    )
+    difference = (z_phot - reference) / (1 + z_spec)
+    assert change == pytest.approx(difference.mean(), abs=1e-14)
+    assert error == pytest.approx(difference.std(ddof=1) / math.sqrt(n), rel=0.08)
+    alone = metrics.bootstrap_error(metrics.bias, z_phot, z_spec)
+    assert error < 0.1 * alone
+    other = metrics.paired_change(metrics.bias, z_phot, reference, z_spec, seed=1)
+    assert other[0] == change
+    assert other[1] != metrics.paired_change(metrics.bias, z_phot, reference, z_spec)[1]
+
+
+def test_paired_change_of_a_constant_shift_has_no_error() -> None:
+    z_phot, z_spec = _points()
+    change, error = metrics.paired_change(
+        metrics.median_bias, z_phot + 0.01 * (1 + z_spec), z_phot, z_spec
+    )
+    assert change == pytest.approx(0.01, abs=1e-15)
+    assert error == pytest.approx(0, abs=1e-15)
+    change, error = metrics.paired_change(metrics.bias, z_phot, z_phot, z_spec)
+    assert (change, error) == (0, 0)
+
+
+def test_paired_change_takes_pdfs_and_arguments() -> None:
+    pdf, z_spec = _pdfs()
+    flat = np.full_like(pdf, 1 / BINS.n)
+    change, error = metrics.paired_change(
+        metrics.crps, pdf, flat, z_spec, n_resamples=20, bins=BINS
+    )
+    expected = metrics.crps(pdf, z_spec, BINS) - metrics.crps(flat, z_spec, BINS)
+    assert change == pytest.approx(expected, abs=1e-15)
+    assert error > 0
+    z_phot, z_spec = _points()
+    result = metrics.paired_change(metrics.outlier_fraction, z_phot, z_spec, z_spec, threshold=99.0)
+    assert result == (0, 0)
+
+
+def test_paired_change_refusals() -> None:
+    z = [0.1, 0.2, 0.3]
+    with pytest.raises(ValueError, match=r"lengths \[3, 2, 3\]"):
+        metrics.paired_change(metrics.bias, z, z[:2], z)
+    with pytest.raises(ValueError, match="n_resamples=1"):
+        metrics.paired_change(metrics.bias, z, z, z, n_resamples=1)
+    with pytest.raises(ValueError, match="must be finite"):
+        metrics.paired_change(metrics.bias, z, [0.1, math.nan, 0.2], z)
+    with pytest.raises(TypeError, match=r"one number; got an array of shape \(3,\)"):
+        metrics.paired_change(metrics.delta_z, z, z, z)
+
+
+@pytest.mark.parametrize("level", [0.3, 0.6827, 0.95, 0.9999])
+def test_wilson_interval_equals_scipys(level: float) -> None:
+    for n in (1, 2, 7, 100, 12_345):
+        for count in sorted({0, 1, n // 3, n // 2, n - 1, n}):
+            test = binomtest(count, n).proportion_ci(level, method="wilson")
+            found = metrics.wilson_interval(count, n, level)
+            assert found == pytest.approx((test.low, test.high), rel=1e-12, abs=1e-15)
+
+
+def test_wilson_interval_is_one_sigma_by_default() -> None:
+    n, k = 40, 7
+    for end in metrics.wilson_interval(k, n):
+        assert abs(k / n - end) == pytest.approx(math.sqrt(end * (1 - end) / n), rel=1e-13)
+
+
+def test_wilson_interval_of_arrays_is_that_of_each() -> None:
+    count, n = np.array([[0], [3]]), torch.tensor([5, 9, 2_000_000_000])
+    low, high = metrics.wilson_interval(count, n)
+    assert low.shape == high.shape == (2, 3)
+    for i, k in enumerate([0, 3]):
+        for j, total in enumerate(n.tolist()):
+            pair = metrics.wilson_interval(k, total)
+            assert all(type(end) is float for end in pair)
+            assert pair == (low[i, j], high[i, j])
+    assert [len(a) for a in metrics.wilson_interval([], [])] == [0, 0]
+
+
+@given(st.integers(1, 10**9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_contains_the_share(pair: tuple[int, int]) -> None:
+    count, n = pair
+    low, high = metrics.wilson_interval(count, n)
+    assert 0 <= low <= count / n <= high <= 1
+    assert low < high
+    assert (low == 0) == (count == 0)
+    assert (high == 1) == (count == n)
+
+
+def test_binned_outliers_have_the_interval_of_one_sigma() -> None:
+    z_phot, z_spec = _points(2000)
+    found = metrics.binned_outliers(z_spec, z_phot, z_spec, [-2, -1, 0.001, 0.3, 0.9, 1])
+    n, eta = found.n[1:], found.eta[1:]
+    assert (n > 0).all()
+    middle = (eta + 0.5 / n) / (1 + 1 / n)
+    half = np.sqrt(eta * (1 - eta) / n + 0.25 / n**2) / (1 + 1 / n)
+    np.testing.assert_allclose(found.low[1:], middle - half, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.high[1:], middle + half, rtol=0, atol=1e-12)
+    assert found.n[0] == 0
+    assert np.isnan([found.mean[0], found.eta[0], found.low[0], found.high[0]]).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "level", "message"),
+    [
+        (0.1, 100, 0.68, "count must be a number of samples, whole .* got 0.1 of 100"),
+        (-1, 100, 0.68, "from 0 to n; got -1 of 100"),
+        (101, 100, 0.68, "from 0 to n; got 101 of 100"),
+        (math.nan, 100, 0.68, "count must be a number of samples"),
+        (0, 0, 0.68, "n must be a number of samples, whole and at least 1; got 0"),
+        ([1, 0], [3, 0], 0.68, r"at least 1; got \[3, 0\]"),
+        (1, 2.5, 0.68, "n must be a number of samples"),
+        (1, math.inf, 0.68, "n must be a number of samples"),
+        (1, 2, 0.0, "level must lie between 0 and 1"),
+        (1, 2, 95, "level must lie between 0 and 1, such as 0.95; got 95"),
+        (1, 2, math.nan, "level must lie between 0 and 1"),
+    ],
+)
+def test_refused_wilson(count: Any, n: Any, level: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.wilson_interval(count, n, level)
 
 
 @pytest.mark.parametrize("metric", [metrics.delta_z, *POINT])

@@ -1,4 +1,4 @@
-"""The networks' own operations: PyTorch's values and gradients, first and second."""
+"""The fused layers: PyTorch's values and gradients, first and second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from advphotoz import FGSM, CrossEntropy, RedshiftBins, models
-from advphotoz.models._ops import Halve, PReLU, Smooth
+from advphotoz.models.fused import AveragePool2x2, PaddedAveragePool2x2, PReLU
 
 # The module: `models.inception` is the builder.
 inception = importlib.import_module("advphotoz.models.inception")
@@ -27,9 +27,9 @@ def _slopes(layer: nn.PReLU, *values: float) -> nn.PReLU:
 
 
 PAIRS = {
-    "halve": (Halve(), nn.AvgPool2d(2)),
-    "smooth": (Smooth(), lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)),
-    "smooth-uncounted": (Smooth(pad_counted=False), _uncounted),
+    "average": (AveragePool2x2(), nn.AvgPool2d(2)),
+    "padded": (PaddedAveragePool2x2(), lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)),
+    "padded-uncounted": (PaddedAveragePool2x2(count_include_pad=False), _uncounted),
     "prelu": tuple(_slopes(kind(3), 0.1, -0.4, 0.25) for kind in (PReLU, nn.PReLU)),
     "prelu-steep": tuple(_slopes(kind(3), 0.9, 0.6, 1.3) for kind in (PReLU, nn.PReLU)),
 }
@@ -57,7 +57,7 @@ def test_values_and_gradients_are_pytorchs(ours, theirs, dtype, last):
         scale = b.abs().max().clamp_min(1).item()
         torch.testing.assert_close(a, b, atol=tolerance * scale, rtol=tolerance)
         assert a.ndim < 4 or (a.stride(1) == 1) == (b.stride(1) == 1)  # channels last, or not
-        if not isinstance(ours, Smooth):  # whose results are slices
+        if not isinstance(ours, PaddedAveragePool2x2):  # whose results are slices
             assert a.stride() == b.stride() or a.ndim < 4 or a.is_contiguous() == b.is_contiguous()
 
 
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_finite_differences(ours):
 
 def test_odd_sides_keep_their_last_row():
     x = torch.randn(1, 2, 5, 6, requires_grad=True)
-    assert torch.equal(Halve()(x), F.avg_pool2d(x, 2, ceil_mode=True))
+    assert torch.equal(AveragePool2x2()(x), F.avg_pool2d(x, 2, ceil_mode=True))
 
 
 def test_weight_gradient_is_not_computed_for_a_frozen_weight():
@@ -95,36 +95,37 @@ def test_per_sample_gradients_by_vmap():
     torch.testing.assert_close(each, whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"pad_counted": False}], ids=["", "uncounted"])
+@pytest.mark.parametrize("options", [{}, {"count_include_pad": False}], ids=["", "uncounted"])
 def test_inception_equals_its_plain_pytorch_twin(options):
     """Operations and merged convolutions replaced by PyTorch's own: the same to 1e-6."""
     model = models.inception(image_size=16, width=0.2, **options).eval()
-    _check_twin(model, Smooth(**options).pad_counted)
+    _check_twin(model, PaddedAveragePool2x2(**options).count_include_pad)
 
 
 def test_cnn_equals_its_plain_pytorch_twin():
     _check_twin(models.cnn(image_size=16, width=0.2).eval())
 
 
-def _check_twin(model, pad_counted=True):
+def _check_twin(model, count_include_pad=True):
     x, ebv, z = torch.randn(4, 5, 16, 16, requires_grad=True), torch.rand(4), torch.rand(4)
     wanted = [x, *model.parameters()]
+    attack = FGSM(0.1, objective=CrossEntropy(RedshiftBins()))
     for module in model.modules():
         if isinstance(module, PReLU):
             nn.init.uniform_(module.weight, -0.5, 1.5)
 
     def results():
         logits = model(x, ebv)
-        found = FGSM(0.1)(model, x.detach(), z, context=(ebv,))
+        found = attack(model, x.detach(), z, context=(ebv,))
         return found, logits, *torch.autograd.grad(logits.logsumexp(1).sum(), wanted)
 
     ours = results()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Halve, "forward", lambda self, x: F.avg_pool2d(x, 2, ceil_mode=True))
+        patch.setattr(AveragePool2x2, "forward", lambda self, x: F.avg_pool2d(x, 2, ceil_mode=True))
         patch.setattr(PReLU, "forward", lambda self, x: F.prelu(x, self.weight))
-        smooth = PAIRS["smooth" if pad_counted else "smooth-uncounted"][1]
-        patch.setattr(Smooth, "forward", lambda self, x: smooth(x))
-        patch.setattr(inception, "_untouched", lambda branch: False)
+        padded = PAIRS["padded" if count_include_pad else "padded-uncounted"][1]
+        patch.setattr(PaddedAveragePool2x2, "forward", lambda self, x: padded(x))
+        patch.setattr(inception, "_can_merge", lambda branch: False)
         theirs = results()
     assert torch.equal(ours[0], theirs[0])
     torch.testing.assert_close(ours[1], theirs[1], atol=1e-6, rtol=1e-6)

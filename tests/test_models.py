@@ -170,12 +170,12 @@ def _inception_by_hand(model: models.Inception, image: Tensor, ebv: Tensor) -> T
             parts.append(conv(f"{i}.s2_1", conv(f"{i}.s1_1", x)))
         return torch.cat([*parts, conv(f"{i}.s2_0", conv(f"{i}.s1_0", x)), pooled], 1)
 
-    def halve(x: Tensor) -> Tensor:
+    def average_2x2(x: Tensor) -> Tensor:
         return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
 
-    x = halve(conv("conv0", image))
-    x = halve(cell("i1", cell("i0", x)))
-    x = halve(cell("i3", cell("i2", x)))
+    x = average_2x2(conv("conv0", image))
+    x = average_2x2(cell("i1", cell("i0", x)))
+    x = average_2x2(cell("i3", cell("i2", x)))
     x = torch.cat([cell("i4", x).flatten(1), ebv[:, None]], 1)
     for layer in (model.fc0, model.fc1):
         x = (x @ layer.weight.T + layer.bias).clamp(min=0)
@@ -204,8 +204,8 @@ def test_cnn_computes_table_a2() -> None:
     for layer in (model.conv0, model.conv1, model.conv2):  # sides 16, 10 and 7
         x = nn.functional.conv2d(x, layer.weight, layer.bias, padding=2).clamp(min=0)
         size = x.shape[2] // 2
-        halved = x[:, :, : 2 * size, : 2 * size].unflatten(3, (size, 2)).unflatten(2, (size, 2))
-        whole = halved.mean((3, 5))
+        windows = x[:, :, : 2 * size, : 2 * size].unflatten(3, (size, 2)).unflatten(2, (size, 2))
+        whole = windows.mean((3, 5))
         if x.shape[2] % 2:  # the last row and column have windows of their own
             whole = nn.functional.pad(whole, (0, 1, 0, 1))
             whole[:, :, :-1, -1] = x[:, :, :-1, -1].unflatten(2, (size, 2)).mean(3)
@@ -260,7 +260,7 @@ def test_prelu_init_option() -> None:
 
 def test_padding_is_left_out_of_the_average_on_request() -> None:
     counted = models.inception(**SMALL, prelu_init=1.0)
-    left_out = models.inception(**SMALL, prelu_init=1.0, pad_counted=False)
+    left_out = models.inception(**SMALL, prelu_init=1.0, count_include_pad=False)
     pooled = []
     for model in (counted, left_out):
         for conv in model.i0.s1_2.modules():
@@ -300,7 +300,7 @@ def test_cnn_takes_any_size(size: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, 23, 60])
-def test_inception_refuses_sizes_that_cannot_be_halved(size: int) -> None:
+def test_inception_refuses_sizes_that_are_no_multiple_of_8(size: int) -> None:
     with pytest.raises(ValueError, match=f"multiple of 8.* got {size}"):
         models.inception(image_size=size)
 
@@ -349,10 +349,10 @@ def test_refused_inputs(build: Any, image: Any, ebv: Any, error: type, message: 
         build(**SMALL)(image, ebv)
 
 
-@pytest.mark.parametrize("pad_counted", [True, False])
-def test_channels_last_and_bfloat16(pad_counted: bool) -> None:
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_channels_last_and_bfloat16(count_include_pad: bool) -> None:
     for model in (
-        models.inception(**SMALL, pad_counted=pad_counted),
+        models.inception(**SMALL, count_include_pad=count_include_pad),
         models.cnn(**SMALL),
     ):
         image, ebv = torch.randn(3, 5, 16, 16), torch.rand(3)

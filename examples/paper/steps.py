@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,11 +49,25 @@ def write_json(path: Path, body: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, whatever other processes write there at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    prefix = f".{path.name}."
+    # A folder of its own, since a process number is unique on one machine and in one container
+    # only. The file in it has the permissions of any new file; those of mkstemp are the owner's.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, suffix=".tmp") as folder:
+        now = Path(folder).stat().st_mtime  # by the clock of the file system
+        for left in path.parent.iterdir():
+            # Killed writers leave theirs; a day is far beyond the time that a living one takes.
+            with contextlib.suppress(OSError):
+                own = re.fullmatch(rf"{re.escape(prefix)}[a-z0-9_]{{8}}\.tmp", left.name)
+                if own and now - left.stat().st_mtime > 24 * 60 * 60:
+                    shutil.rmtree(left)
+        part = Path(folder) / "part"
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # the text is on the disk before it gets its name
+        part.replace(path)
 
 
 def same_settings(out: Path, settings: dict[str, Any]) -> None:

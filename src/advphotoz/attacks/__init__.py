@@ -1,21 +1,24 @@
-"""Attacks: callables that take a model and a batch and return a batch changed within a ball."""
+"""Attacks: callables that take a model and a batch and return a batch changed within a set."""
 
-from advphotoz.attacks.attack import Attack, ZeroGradientWarning
+from advphotoz._random import SampleGenerators
+from advphotoz.attacks.contract import Attack, Found, ZeroGradientWarning
 from advphotoz.attacks.fgsm import FGSM
+from advphotoz.attacks.gradient import GradientAttack
 from advphotoz.attacks.noise import UniformNoise
 from advphotoz.attacks.pgd import PGD, l2_pgd
-from advphotoz.attacks.problem import Problem, place, posed
-from advphotoz.attacks.worst import WorstOf
+from advphotoz.attacks.problem import Problem
+from advphotoz.attacks.worst_of import WorstOf
 
 __all__ = [
     "FGSM",
     "PGD",
     "Attack",
+    "Found",
+    "GradientAttack",
     "Problem",
+    "SampleGenerators",
     "UniformNoise",
     "WorstOf",
     "ZeroGradientWarning",
     "l2_pgd",
-    "place",
-    "posed",
 ]

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
-from advphotoz._checks import check_bounds, check_radius
-from advphotoz._modes import check_autocast
-from advphotoz.attacks.attack import Bounds
-from advphotoz.attacks.pgd import PGD
-from advphotoz.balls import LinfBall
-from advphotoz.objectives import Objective
+from advphotoz.attacks.gradient import GradientAttack
+from advphotoz.attacks.problem import Problem
 
 __all__ = ["FGSM"]
 
 
 @dataclass(frozen=True)
-class FGSM:
-    r"""The fast gradient sign method: one step of size eps along the sign of the gradient.
+class FGSM(GradientAttack):
+    r"""The fast gradient sign method: one step of the whole budget along the gradient.
 
     .. math:: \delta^* = \varepsilon\, \mathrm{sign}\left(\nabla_x\, \ell(f_\theta(x), z)\right)
 
-    exact for a linear model, and a cheap first look at any other.
+    for a radius, that is a `LinfBall`; exact for a linear model, and a cheap first look at any
+    other. In another set it takes the step that is steepest there.
 
     Parameters
     ----------
-    eps : float or sequence of float
+    perturbations : float, sequence of float, or PerturbationSet
         Size of the change of every pixel, in the units of the image, or one per band; 0.01 in the
         paper.
-    targeted, bounds, objective, eval_mode, autocast
-        As in `PGD`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `PGD`.
-
-    Warns
-    -----
-    ZeroGradientWarning
-        Where the gradient is zero in a whole batch.
+    **settings
+        As in `GradientAttack`.
 
     References
     ----------
@@ -60,35 +45,8 @@ class FGSM:
     tensor([[1.5000, 0.5000]])
     """
 
-    eps: float | Sequence[float]
-    targeted: bool = False
-    bounds: Bounds = None
-    objective: Objective | None = None
-    eval_mode: bool = True
-    autocast: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", check_radius(self.eps))
-        object.__setattr__(self, "bounds", check_bounds(self.bounds))
-        check_autocast(self.autocast)
-
-    def __call__(
-        self,
-        model: Callable[..., Any],
-        x: Tensor,
-        target: Tensor,
-        context: Sequence[Tensor] = (),
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return the adversarial images for x of shape (N, C, ...); the generator is not used."""
-        one_step = PGD(
-            LinfBall(self.eps),
-            steps=1,
-            step_size=self.eps,
-            targeted=self.targeted,
-            bounds=self.bounds,
-            objective=self.objective,
-            eval_mode=self.eval_mode,
-            autocast=self.autocast,
-        )
-        return one_step(model, x, target, context, generator)
+    @override
+    def search(self, problem: Problem, start: Tensor) -> Tensor:
+        """Return the point one step away."""
+        _, gradient = problem.value_and_gradient(start)
+        return problem.step(start, gradient, 1.0)

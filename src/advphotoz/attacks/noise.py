@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from advphotoz._checks import check_bounds, check_radius
-from advphotoz.attacks.attack import Bounds, check_batch
-from advphotoz.attacks.problem import place
-from advphotoz.balls import LinfBall
+from advphotoz._random import Generator
+from advphotoz.attacks.contract import Found, check_batch, check_generator
+from advphotoz.attacks.gradient import as_set
+from advphotoz.perturbations import PerturbationSet
 
 __all__ = ["UniformNoise"]
 
 
 @dataclass(frozen=True)
 class UniformNoise:
-    r"""Uniform noise, :math:`\delta \sim U[-\varepsilon, \varepsilon]` in every pixel.
+    r"""A uniform draw from a set: :math:`\delta \sim U[-\varepsilon, \varepsilon]` for `LinfBall`.
 
     It shows that a perturbation misleads by its direction and not by its size: in the paper
     eps = 0.01 has no effect.
 
     Parameters
     ----------
-    eps : float or sequence of float
-        Half-width, in the units of the image, or one per band.
-    bounds : (float, float), optional
-        Pixel values to stay within. None: pixels are unbounded.
+    perturbations : float, sequence of float, or PerturbationSet
+        Half-width in every pixel, in the units of the image, or one per band; or the set to draw
+        from.
 
     Raises
     ------
     ValueError, TypeError
-        For an eps or a batch that makes no sense; the message says what to do.
+        For a radius or a batch that makes no sense; the message says what to do.
 
     References
     ----------
@@ -50,12 +51,10 @@ class UniformNoise:
     True
     """
 
-    eps: float | Sequence[float]
-    bounds: Bounds = None
+    perturbations: PerturbationSet | float | Sequence[float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", check_radius(self.eps))
-        object.__setattr__(self, "bounds", check_bounds(self.bounds))
+        object.__setattr__(self, "perturbations", as_set(self.perturbations, "UniformNoise"))
 
     def __call__(
         self,
@@ -63,12 +62,47 @@ class UniformNoise:
         x: Tensor,
         target: Tensor,
         context: Sequence[Tensor] = (),
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> Tensor:
         """Return x of shape (N, C, ...) with noise; the model is not called.
 
         `generator` None means torch's global generator.
         """
+        if self.set.changes_context:
+            raise ValueError(
+                f"{self.set!r} changes an input of the network beside the image, which a plain "
+                "call cannot return; take .find(...), or evaluate"
+            )
+        return self.find(model, x, target, context, generator).x
+
+    def find(
+        self,
+        model: Callable[..., Any] | None,
+        x: Tensor,
+        target: Tensor,
+        context: Sequence[Tensor] = (),
+        generator: Generator = None,
+    ) -> Found:
+        """Return what a call returns, with the parameters that were drawn."""
         with torch.inference_mode(False), torch.no_grad():
-            check_batch(x, target, context, self.bounds)
-            return place(x, LinfBall(self.eps).sample(x, generator), self.bounds)
+            check_batch(x, target, context)
+            check_generator(generator)
+            self.set.check(x, context)
+            p = self.set.sample(x, generator)
+            noisy, changed = self.set.place(x, tuple(context), p)
+            return Found(noisy, changed, p, self.set.size(p))
+
+    @property
+    def set(self) -> PerturbationSet:
+        """What is drawn from."""
+        assert isinstance(self.perturbations, PerturbationSet)
+        return self.perturbations
+
+    @property
+    def name(self) -> str:
+        """Such as ``uniform noise 0.01``."""
+        return f"uniform noise {self.set.label}"
+
+    def scaled(self, factor: float) -> Self:
+        """Return the noise with its set scaled."""
+        return dataclasses.replace(self, perturbations=self.set.scaled(factor))

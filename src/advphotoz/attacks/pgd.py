@@ -1,74 +1,48 @@
-"""Projected gradient descent (Campagne 2020, Section 3.4): repeated small steps inside a ball."""
+"""Projected gradient descent (Campagne 2020, Section 3.4): repeated small steps inside a set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
-from advphotoz._checks import check_at_least_one, check_bounds, check_radius
-from advphotoz._modes import check_autocast
-from advphotoz.attacks.attack import Bounds
-from advphotoz.attacks.problem import Problem, place, posed
-from advphotoz.balls import Ball, L2Ball, per_band
-from advphotoz.objectives import Objective
+from advphotoz.attacks.gradient import GradientAttack
+from advphotoz.attacks.problem import Problem
+from advphotoz.perturbations import L2Ball
 
-__all__ = ["PGD", "ascend", "l2_pgd"]
+__all__ = ["PGD", "l2_pgd"]
+
+PAPER_STEP = 0.1  # of eps
 
 
 @dataclass(frozen=True)
-class PGD:
-    r"""Projected gradient descent: climb the objective, never leaving the ball.
+class PGD(GradientAttack):
+    r"""Projected gradient descent: climb the objective, never leaving the set.
 
     .. math:: \delta \leftarrow \mathcal{P}_\varepsilon\left[\delta + \alpha\, u(g)\right], \qquad
         g = \nabla_\delta\, \ell(f_\theta(x + \delta), z)
 
-    with :math:`u(g) = \mathrm{sign}(g)` for an `LinfBall` and :math:`g / \|g\|_2` for an `L2Ball`
-    (L2-PGD). It returns the last iterate. Also known as the Basic Iterative Method when it starts
-    at zero.
+    with :math:`u(g) = \mathrm{sign}(g)` for a `LinfBall` and :math:`g / \|g\|_2` for an `L2Ball`
+    (L2-PGD). Also known as the Basic Iterative Method when it starts at zero. The paper's version
+    is ``PGD(LinfBall(0.01), step_size="paper", keep="last")``.
 
     Parameters
     ----------
-    ball : Ball
-        The allowed perturbations, such as ``LinfBall(0.01)``.
+    perturbations : PerturbationSet, float or sequence of float
+        What may change, such as ``LinfBall(0.01)``; a number means just that.
     steps : int
         Number of gradient steps; 10 in the paper, which also tried 20 and 30.
-    step_size : float or sequence of float, optional
-        :math:`\alpha` in the units of the image, or one per band. None: eps / 10, the paper's
-        choice, with which 10 steps just reach the boundary. Madry et al. 2018 take larger steps,
-        about 2.5 eps / steps.
-    random_start : bool
-        Start from a uniform draw in the ball, not from zero. In the paper it changed little.
-    restarts : int
-        Number of searches; each sample keeps the last iterate on which the objective is largest.
-        From the second on, a search starts from a random draw.
-    targeted : bool
-        Lower the objective towards the given target, instead of raising it.
-    bounds : (float, float), optional
-        Pixel values to stay within. None: pixels are unbounded.
-    objective : callable, optional
-        ``(output, target) -> (N,)``, what to maximise. None: the caller's (that of a trainer or of
-        `evaluate`); called directly, cross-entropy on the paper's bins, ``CrossEntropy()``.
-    eval_mode : bool
-        Craft with the model in eval mode, so that dropout is off and a sample's perturbation does
-        not depend on the rest of its batch. False: craft in the mode that the model is in;
-        BatchNorm statistics and the random state are put back afterwards.
-    autocast : torch.dtype, optional
-        torch.bfloat16 runs the model in mixed precision, the objective and the perturbation stay
-        in full. None: the caller's, which is full precision outside of any autocast region.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For settings or a batch that make no sense; the message says what to do.
-
-    Warns
-    -----
-    ZeroGradientWarning
-        Where the gradient is zero in a whole batch.
+    step_size : float, "paper" or None
+        :math:`\alpha` as a fraction of the budget (of eps, for a ball). None: 2.5 / steps, with
+        which any number of steps can cross the set (Madry et al. 2018). "paper": 0.1, with which 10
+        steps just reach the boundary and fewer do not.
+    **settings
+        As in `GradientAttack`: random_start, restarts, keep, objective, eval_mode, autocast.
 
     References
     ----------
@@ -85,132 +59,38 @@ class PGD:
     tensor([[ 0.5000, -0.5000]])
     """
 
-    ball: Ball
     steps: int = 10
-    step_size: float | Sequence[float] | None = None
-    random_start: bool = False
-    restarts: int = 1
-    targeted: bool = False
-    bounds: Bounds = None
-    objective: Objective | None = None
-    eval_mode: bool = True
-    autocast: torch.dtype | None = None
+    step_size: float | Literal["paper"] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ball, Ball):
+        super().__post_init__()
+        size: Any = self.step_size
+        if size is None or (isinstance(size, str) and size == "paper"):
+            return
+        if isinstance(size, bool) or not isinstance(size, numbers.Real):
             raise TypeError(
-                f"PGD needs a ball, such as LinfBall(0.01) or L2Ball(0.31), got {self.ball!r}"
+                f'step_size must be a fraction of the budget, "paper" or None, got {size!r}'
             )
-        check_at_least_one(self.steps, "steps")
-        check_at_least_one(self.restarts, "restarts")
-        object.__setattr__(self, "bounds", check_bounds(self.bounds))
-        check_autocast(self.autocast)
-        if self.step_size is not None:
-            object.__setattr__(self, "step_size", check_radius(self.step_size, "step_size"))
-            if _stands_still(self.step_size, self.ball.eps):
-                raise ValueError(
-                    f"step_size must be positive wherever eps is, got {self.step_size} for the "
-                    f"eps {self.ball.eps}; leave it out for eps / 10"
-                )
-
-    def __call__(
-        self,
-        model: Callable[..., Any],
-        x: Tensor,
-        target: Tensor,
-        context: Sequence[Tensor] = (),
-        generator: torch.Generator | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Return the adversarial images for x of shape (N, C, ...), target (N,).
-
-        The first search starts at the perturbation `start`, in the shape of x, brought into the
-        ball; where it is NaN, as it would without.
-        """
-        with posed(
-            model,
-            x,
-            target,
-            context,
-            objective=self.objective,
-            targeted=self.targeted,
-            bounds=self.bounds,
-            eval_mode=self.eval_mode,
-            autocast=self.autocast,
-        ) as problem:
-            if not len(x):
-                return problem.x.clone()
-            if self.restarts == 1:
-                return self._search(problem, generator, self.random_start, start)
-            return problem.worst(
-                self._search(problem, generator, True)
-                if number
-                else self._search(problem, generator, self.random_start, start)
-                for number in range(self.restarts)
+        if not 0 < float(size) < math.inf:
+            raise ValueError(
+                f"step_size must be a positive fraction of the budget, got {size}; leave it out "
+                "for 2.5 / steps"
             )
+        object.__setattr__(self, "step_size", float(size))
 
-    def _search(
-        self,
-        problem: Problem,
-        generator: torch.Generator | None,
-        random_start: bool,
-        given: Tensor | None = None,
-    ) -> Tensor:
-        x, ball = problem.x, self.ball
-        start = ball.sample(x, generator) if random_start else torch.zeros_like(x)
-        if given is not None:
-            if given.shape != x.shape:
-                raise ValueError(
-                    f"start must be a perturbation in the shape of x, {tuple(x.shape)}, "
-                    f"got {tuple(given.shape)}"
-                )
-            given = given.to(x)
-            start = ball.project(torch.where(given.isnan(), start, given))
-        return ascend(problem.gradient, x, ball, start, self.steps, self._step(), self.bounds)
+    @override
+    def search(self, problem: Problem, start: Tensor) -> Tensor:
+        """Return the last point."""
+        p, fraction = start, self._fraction()
+        for _ in range(self.steps):
+            _, gradient = problem.value_and_gradient(p)
+            p = problem.step(p, gradient, fraction)
+        return p
 
-    def _step(self) -> float | Sequence[float]:
-        if self.step_size is not None:
-            return self.step_size
-        eps = self.ball.eps
-        return tuple(e / 10 for e in eps) if isinstance(eps, Sequence) else eps / 10
-
-
-def _stands_still(step_size: Any, eps: Any) -> bool:
-    """Return whether a step of zero is asked for where the ball has room to move."""
-    steps, radii = (v if isinstance(v, Sequence) else (v,) for v in (step_size, eps))
-    n = max(len(steps), len(radii))
-    pairs = zip((*steps,) * (n // len(steps)), (*radii,) * (n // len(radii)), strict=False)
-    return any(step == 0 < radius for step, radius in pairs)
-
-
-def ascend(
-    gradient: Callable[[Tensor], Tensor],
-    x: Tensor,
-    ball: Ball,
-    start: Tensor,
-    steps: int,
-    step_size: float | Sequence[float],
-    bounds: Bounds = None,
-) -> Tensor:
-    """Follow the gradient for a number of steps inside the ball, and return the last x + delta.
-
-    Parameters
-    ----------
-    gradient : callable
-        Gradient of the objective at x + delta, in the shape of x.
-    x, start : Tensor
-        Images (N, C, ...) and the first perturbation, in the same shape and inside the ball.
-    ball, steps, step_size, bounds
-        As in `PGD`.
-    """
-    step = per_band(step_size, x, x.dtype)
-    delta = start
-    for _ in range(steps):
-        direction = ball.steepest(gradient(x + delta))
-        delta = ball.project(torch.addcmul(delta, step, direction))
-        if bounds is not None:
-            delta = delta.clamp(bounds[0] - x, bounds[1] - x)
-    return place(x, delta, bounds)
+    def _fraction(self) -> float:
+        if self.step_size is None:
+            return 2.5 / self.steps
+        return PAPER_STEP if isinstance(self.step_size, str) else self.step_size
 
 
 def l2_pgd(
@@ -235,7 +115,7 @@ def l2_pgd(
 
     Examples
     --------
-    >>> l2_pgd(0.3097).ball
-    L2Ball(eps=0.3097, per_band=False)
+    >>> l2_pgd(0.3097).set
+    L2Ball(eps=0.3097, bounds=None, per_band=False)
     """
     return PGD(L2Ball(eps, per_band=per_band), steps=steps, **settings)

@@ -3,60 +3,38 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from advphotoz._deferred import deferred, refuse
-from advphotoz._modes import autocasting, untouched
-from advphotoz._rounding import add_inward
-from advphotoz.attacks.attack import Bounds, ZeroGradientWarning, check_batch
-from advphotoz.objectives import CrossEntropy, Objective
+from advphotoz._model import autocasting, untouched, unwrapped
+from advphotoz.attacks.contract import ZeroGradientWarning, check_batch
+from advphotoz.objectives import Objective, per_sample
+from advphotoz.perturbations import PerturbationSet
 
-__all__ = ["Problem", "place", "posed"]
-
-
-def place(x: Tensor, delta: Tensor, bounds: Bounds = None) -> Tensor:
-    r"""Return x + delta, rounded so that no pixel moves further than delta says.
-
-    Parameters
-    ----------
-    x, delta : Tensor
-        Images (N, C, ...) and a perturbation of the same shape, dtype and device.
-    bounds : (float, float), optional
-        Pixel values to stay within, which x does already. None: unbounded.
-
-    Returns
-    -------
-    Tensor
-        In x's memory format, with :math:`|\mathrm{result} - x| \le |\delta|` exactly;
-        plain addition rounds to nearest, and moves a pixel of 10,000 by up to 0.0005 more.
-
-    Examples
-    --------
-    >>> import torch
-    >>> place(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, -0.5]]), bounds=(-2, 2))
-    tensor([[ 1.5000, -2.0000]])
-    """
-    moved = add_inward(x, delta)
-    if bounds is not None:
-        moved = moved.clamp(*bounds)
-    return moved if moved.stride() == x.stride() else torch.empty_like(x).copy_(moved)
+__all__ = ["Problem", "opened"]
 
 
 class Problem:
-    """One batch, one model, one objective: its value and its input gradient, per sample.
+    r"""One batch, one model, one objective, one set: the objective as a function of p.
 
-    Made by `posed`, for use inside its ``with`` block.
+    .. math:: \max_{p} \; \ell\left(f_\theta(T_p(x)), z\right), \qquad \mathrm{size}(p) \le 1
+
+    with T the transformation of the set. What a search is given; it notes which of the points that
+    the search evaluated was best.
 
     Attributes
     ----------
     x : Tensor
         The images (N, C, ...), detached.
+    context : tuple of Tensor
+        The other inputs of the network.
+    set : PerturbationSet
+        What may change.
     """
 
     def __init__(
@@ -65,57 +43,36 @@ class Problem:
         x: Tensor,
         target: Tensor,
         context: tuple[Tensor, ...],
+        perturbations: PerturbationSet,
         objective: Objective,
-        targeted: bool,
         look: Callable[[], None],
     ) -> None:
-        self.x = x
-        self._model, self._target, self._context = model, target, context
-        self._objective, self._sign = objective, -1.0 if targeted else 1.0
+        self.x, self.context, self.set = x, context, perturbations
+        self._model, self._target, self._objective = model, target, objective
         self._look, self._checked = look, False
         self._all_zero: list[Tensor] = []
+        self._evaluated = 0
+        self._best: tuple[Tensor, Tensor] | None = None
 
-    def value(self, x: Tensor) -> Tensor:
-        """Return what the attack maximises, one number per sample, shape (N,)."""
+    def value(self, p: Tensor) -> Tensor:
+        """Return what the attack maximises at p, one number per sample, (N,)."""
         with torch.no_grad():
-            return self._value(x)
+            return self._value(p)
 
-    def worst(self, candidates: Iterable[Tensor]) -> Tensor:
-        """Return, for each sample, the candidate on which that value is largest."""
-        worst, highest = torch.empty_like(self.x), None
-        for found in candidates:
-            value = self.value(found) if len(found) else found.new_zeros(0)
-            if highest is None:
-                worst.copy_(found)
-                highest = value
-                continue
-            higher = (value > highest).view(-1, *[1] * (found.ndim - 1))
-            worst.copy_(torch.where(higher, found, worst))
-            highest = torch.maximum(value, highest)  # NaN stays NaN
-        if highest is not None:
-            nan = highest.isnan()
-            refuse(
-                nan.any(),
-                lambda: ValueError(
-                    f"the objective is NaN for {int(nan.sum())} of {len(nan)} samples under "
-                    "attack, so that there is no worst one; look for it in the objective"
-                ),
-            )
-        return worst
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """Return the gradient of that value with respect to each sample, in the shape of x."""
+    def value_and_gradient(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return that value and its gradient with respect to p, in the shape of p."""
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            value = self._value(x)
+            p = p.detach().requires_grad_()
+            value = self._value(p)
             grad = None
             if value.requires_grad:
-                (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+                (grad,) = torch.autograd.grad(value.sum(), p, allow_unused=True)
         if grad is None:
             raise ValueError(
-                "the objective does not depend on x in a differentiable way; a detach(), argmax() "
-                "or NumPy call inside the model or the objective cuts the gradient"
+                "the objective does not depend on the images in a differentiable way; a detach(), "
+                "argmax() or NumPy call inside the model or the objective cuts the gradient"
             )
+        p, value = p.detach(), value.detach()
         largest = grad.abs().flatten(1).amax(1)  # NaN where one entry is
         self._all_zero.append((largest == 0).all())
         number, not_finite = len(self._all_zero), ~torch.isfinite(largest)
@@ -127,7 +84,44 @@ class Problem:
                 "an overflow of half precision, in the model or the objective"
             ),
         )
-        return grad
+        if self._evaluated:  # the start is no candidate: it would hide a search that fails
+            self._note(p, value)
+        self._evaluated += 1
+        return value, grad
+
+    def step(self, p: Tensor, direction: Tensor, fraction: float | Tensor) -> Tensor:
+        """Return p after a step of a fraction of the budget along a gradient, inside the set."""
+        return self.set.step(self.x, p, direction, fraction)
+
+    def search(
+        self, search: Callable[[Problem, Tensor], Tensor], start: Tensor, best: bool, value: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run one search from a start: where it ended, the value there, and whether it still rose.
+
+        Parameters
+        ----------
+        search : callable
+            Called with this problem and the start; returns the last point.
+        start : Tensor
+            Parameters inside the set.
+        best : bool
+            Return the best point that was evaluated, the last included, in place of the last.
+        value : bool
+            Whether the value at the end is needed; it may cost one more forward pass.
+        """
+        self._evaluated, self._best = 0, None
+        last = search(self, start)
+        before = self._best
+        self._best = None
+        if not value and (not best or before is None):
+            return last, None, None
+        at_last = self.value(last)
+        if before is None:
+            return last, at_last, None
+        rising = at_last > before[1]
+        if not best:
+            return last, at_last, rising
+        return *better(before, (last, at_last)), rising
 
     def check_gradients(self) -> None:
         """Warn if a gradient was zero in the whole batch."""
@@ -140,105 +134,75 @@ class Problem:
                 f"evaluation {zero.index(True) + 1}): the attack has no direction to follow, and "
                 "its weakness here does not show that the model is robust",
                 ZeroGradientWarning,
-                stacklevel=5,  # past posed, contextlib and the attack: the caller's line
+                stacklevel=6,  # past contextlib and the attack: the caller's line
             )
 
-    def _value(self, x: Tensor) -> Tensor:
-        output = self._model(x, *self._context)
-        if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
-            output = output.float()
-        with torch.autocast(x.device.type, enabled=False):
-            value: Any = self._objective(output, self._target)
-        if not isinstance(value, Tensor) or value.shape != (len(x),):
-            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"an objective must return one value per sample, shape ({len(x)},), got {came}; "
-                "write reduction='none' where a loss would average"
-            )
+    def _note(self, p: Tensor, value: Tensor) -> None:
+        self._best = (p, value) if self._best is None else better(self._best, (p, value))
+
+    def _value(self, p: Tensor) -> Tensor:
+        # Copies, since a model or an objective may write into its inputs; apply makes new images,
+        # but for a set that changes the context alone.
+        x, context = self.set.apply(self.x, tuple(c.clone() for c in self.context), p)
+        x = x.clone() if x is self.x else x
+        value = per_sample(self._objective, self._model(x, *context), self._target.clone())
         if not self._checked:
             self._look()  # once, so that a batch that makes no sense costs one step and not all
             self._checked = True
-        signed: Tensor = self._sign * value
-        return signed
+        return value
+
+
+def better(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return, for each sample, the one of two (tensor, value) pairs whose value is larger.
+
+    Of equals the first; a NaN stays, and is refused.
+    """
+    higher = b[1] > a[1]
+    rows = higher.view(-1, *[1] * (a[0].ndim - 1))
+    value = torch.maximum(a[1], b[1])
+    nan = value.isnan()
+    refuse(
+        nan.any(),
+        lambda: ValueError(
+            f"the objective is NaN for {int(nan.sum())} of {len(nan)} samples under attack, so "
+            "that there is no worst one; look for it in the objective"
+        ),
+    )
+    return torch.where(rows, b[0], a[0]), value
 
 
 @contextmanager
-def posed(
+def opened(
     model: Callable[..., Any],
     x: Tensor,
     target: Tensor,
-    context: Sequence[Tensor] = (),
+    context: Sequence[Tensor],
+    perturbations: PerturbationSet,
+    objective: Objective,
     *,
-    objective: Objective | None = None,
-    targeted: bool = False,
-    bounds: Bounds = None,
     eval_mode: bool = True,
     autocast: torch.dtype | None = None,
 ) -> Iterator[Problem]:
-    r"""Pose the maximisation that a gradient attack faces, for PGD and for attacks of your own.
-
-    .. math::
-        \delta^*(x) = \mathrm{argmax}_{\|\delta\| \le \varepsilon}\, \ell(f_\theta(x + \delta), z)
+    """Open the maximisation that an attack faces, and close it without a trace.
 
     Inside the ``with`` block the model is frozen and in eval mode, and no gradient is recorded but
-    by `Problem.gradient`; at its end model and random state are as they were, also on an error, and
-    outputs or gradients that were not finite, or gradients all zero, are reported. No step waits
-    for a GPU but the first, after which what the objective refuses is raised.
-
-    Parameters
-    ----------
-    model : callable
-        Called as ``model(x, *context)``; a DistributedDataParallel wrapper is taken off.
-    x : Tensor
-        Images (N, C, ...), floating-point and finite.
-    target, context : Tensor, sequence of Tensor
-        One row per image, never perturbed.
-    objective, targeted, bounds, eval_mode, autocast
-        As in `PGD`.
-
-    Yields
-    ------
-    Problem
-        Its `x`, `gradient` and `value` at any x, per sample, and the `worst` of several.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a batch, model output or objective that makes no sense; the message says what to do.
-
-    References
-    ----------
-    Campagne 2020 (arXiv:2002.10154), Eq. 4.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from advphotoz.attacks import posed
-    >>> model = torch.nn.Linear(2, 1, bias=False)
-    >>> x, target = torch.zeros(1, 2), torch.zeros(1)
-    >>> with posed(model, x, target, objective=lambda output, z: output[:, 0]) as problem:
-    ...     gradient = problem.gradient(problem.x)
-    >>> torch.equal(gradient, model.weight)
-    True
+    by `Problem.value_and_gradient`; at its end model and random state are as they were, also on an
+    error, and outputs or gradients that were not finite, or gradients all zero, are reported. No
+    step waits for a GPU but the first, after which what the objective refuses is raised.
     """
     with torch.inference_mode(False), torch.no_grad():
-        check_batch(x, target, context, bounds)
-        if isinstance(model, DistributedDataParallel):
-            model = model.module  # torch.autograd.grad does not work through the wrapper
+        check_batch(x, target, context)
+        perturbations.check(x, context)
+        model = unwrapped(model)
         with ExitStack() as stack:
             # Around all steps: autocast keeps the weights that it has cast until its region ends.
             stack.enter_context(autocasting(x.device, autocast))
-            if isinstance(model, nn.Module):
-                stack.enter_context(untouched(model, x.device, eval_mode))
+            stack.enter_context(untouched(model, x.device, eval_mode))
+            # No waiting for a GPU inside the loop: what is wrong is read at the end.
+            look = stack.enter_context(deferred())
+            plain_context = tuple(_plain(value) for value in context)
             problem = Problem(
-                model,
-                _plain(x),
-                _plain(target),
-                tuple(_plain(value) for value in context),
-                objective or CrossEntropy(),
-                targeted,
-                # No waiting for a GPU inside the loop: what is wrong is read at the end.
-                stack.enter_context(deferred()),
+                model, _plain(x), _plain(target), plain_context, perturbations, objective, look
             )
             yield problem
         problem.check_gradients()

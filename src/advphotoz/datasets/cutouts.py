@@ -1,45 +1,58 @@
-"""Image cubes with what is known about them, as a torch data set."""
+"""Image cubes with redshift, reddening and catalogue columns, in memory, as a torch data set."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from advphotoz._arrays import as_tensor, read_array
 from advphotoz._checks import check_finite
-from advphotoz.datasets._npz import read_npz, write_npz
-from advphotoz.datasets._split import deal
+from advphotoz.datasets.npy_files import read_npz, write_npz
+from advphotoz.datasets.selection import random_split, row_numbers
 
 __all__ = ["CutoutDataset"]
 
+EXACT = 2**24
+"""Up to this size float32 holds every integer."""
 
-def _float32(value: Any, name: str) -> Tensor:
-    """Return real numbers as a contiguous float32 CPU tensor, without a copy where none is due."""
-    if isinstance(value, Tensor):
-        tensor = value.detach().to("cpu")
-        if tensor.dtype == torch.bool or tensor.is_complex():
-            raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
-    else:
-        array = np.asarray(value)
-        if array.dtype.kind not in "iuf":
-            raise TypeError(f"{name} must hold real numbers, got an array of {array.dtype}")
-        # Byte order, strides and write protection are things that torch cannot take.
-        tensor = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+def _real(value: Any, name: str) -> Tensor:
+    """Return finite real numbers as a CPU tensor, without a copy where none is needed."""
+    tensor = as_tensor(value if isinstance(value, Tensor) else read_array(value, name), name)
+    tensor = tensor.detach().to("cpu")
+    if tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
     check_finite(tensor, name)
+    return tensor
+
+
+def _float32(tensor: Tensor, name: str) -> Tensor:
+    """Return finite numbers as a contiguous float32 tensor."""
     single = tensor.to(torch.float32).contiguous()
     if tensor.dtype == torch.float64:  # the one that can overflow
         check_finite(single, f"{name} as float32")
     return single
 
 
+def _catalogue_column(value: Any, name: str) -> Tensor:
+    """Return a column as float32, or as int64 where float32 would round its integers."""
+    tensor = _real(value, name)
+    if not tensor.is_floating_point():
+        tensor = tensor.long()
+        if bool(((tensor > EXACT) | (tensor < -EXACT)).any()):
+            return tensor.contiguous()
+    return _float32(tensor, name)
+
+
 def _column(value: Any, name: str, rows: int) -> Tensor:
-    column = _float32(value, name)
+    column = _float32(_real(value, name), name)
     if column.ndim != 1 or len(column) != rows:
         raise ValueError(
             f"{name} must hold one number per image, of shape ({rows},), got {tuple(column.shape)}"
@@ -60,24 +73,25 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     z : array or tensor
         Spectroscopic redshift, shape (N,).
     catalogue : mapping of str to array or tensor, optional
-        Further columns with one row per image, such as the magnitudes `mag` of shape (N, bands).
-        They follow their galaxies through `subset`, `split` and files, but are no part of a
-        sample.
+        A dict or a table of further columns with one row per image, such as the magnitudes `mag`
+        of shape (N, bands). They follow their galaxies through `subset`, `split` and files, but
+        are no part of a sample.
 
     Attributes
     ----------
     image, ebv, z : Tensor
         float32 on the CPU. They share memory with what was given where that was float32 already.
     catalogue : dict of str to Tensor
-        float32 on the CPU.
+        float32 on the CPU. Columns of integers that float32 would round, beyond 2^24 as
+        identifiers are, stay int64.
 
     Raises
     ------
     TypeError
         If the images are integers, or anything is not made of real numbers.
     ValueError
-        If a shape is wrong, the lengths differ, or a value is NaN or infinite (the message counts
-        them and gives the first position).
+        If a shape is wrong, the lengths differ, or a value is NaN, infinite or masked (the message
+        counts them and gives the first position).
 
     Examples
     --------
@@ -92,14 +106,13 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __init__(
         self, image: Any, ebv: Any, z: Any, catalogue: Mapping[str, Any] | None = None
     ) -> None:
-        kind = image.dtype if hasattr(image, "dtype") else np.asarray(image).dtype
-        floating = kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f"
-        if not floating:
+        pixels = _real(image, "image")
+        if not pixels.is_floating_point():
             raise TypeError(
-                f"image must be floating point, got {kind}: its changes are smaller than one unit; "
-                f"convert it to float32"
+                f"image must be floating point, got {pixels.dtype}: its changes are smaller than "
+                "one unit; convert it to float32"
             )
-        self.image = _float32(image, "image")
+        self.image = _float32(pixels, "image")
         if self.image.ndim != 4 or 0 in self.image.shape:
             raise ValueError(
                 f"image must have the shape (N, bands, height, width) with none of them 0, "
@@ -108,7 +121,13 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         rows = len(self.image)
         self.ebv = _column(ebv, "ebv", rows)
         self.z = _column(z, "z", rows)
-        self.catalogue = {name: _float32(value, name) for name, value in (catalogue or {}).items()}
+        columns = {} if catalogue is None else catalogue
+        if not hasattr(columns, "items"):
+            raise TypeError(
+                "catalogue must be a dict of columns, or a table with a method items(), got "
+                f"{type(columns).__name__}; write {{name: records[name] for name in names}}"
+            )
+        self.catalogue = {name: _catalogue_column(value, name) for name, value in columns.items()}
         for name, value in self.catalogue.items():
             if value.ndim == 0 or len(value) != rows:
                 raise ValueError(
@@ -133,6 +152,10 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         ------
         IndexError
             If a position does not exist or a mask has another length.
+        TypeError
+            If the positions are neither integers nor booleans.
+        ValueError
+            If no galaxy is chosen, the indices are not of shape (n,), or one of them is masked.
 
         Examples
         --------
@@ -140,16 +163,14 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         >>> data.subset([2, 0]).z
         tensor([3., 1.])
         """
-        rows = torch.as_tensor(indices)
-        return CutoutDataset(
-            self.image[rows],
-            self.ebv[rows],
-            self.z[rows],
-            {name: value[rows] for name, value in self.catalogue.items()},
-        )
+        rows = row_numbers(indices, len(self))
+        part = copy.copy(self)
+        part.image, part.ebv, part.z = self.image[rows], self.ebv[rows], self.z[rows]
+        part.catalogue = {name: value[rows] for name, value in self.catalogue.items()}
+        return part
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[CutoutDataset, ...]:
-        """Deal the galaxies at random into parts, each galaxy into one.
+        """Split the galaxies at random into disjoint parts.
 
         Parameters
         ----------
@@ -174,7 +195,7 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         >>> [len(part) for part in data.split(0.5, 0.25, 0.25, seed=1)]
         [4, 3, 2]
         """
-        return tuple(self.subset(part) for part in deal(len(self), fractions, seed))
+        return tuple(self.subset(part) for part in random_split(len(self), fractions, seed))
 
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write everything to an uncompressed .npz file that `from_npz` reads.

@@ -1,15 +1,17 @@
-"""The paper's augmentation: flips and quarter turns, each sample on its own."""
+"""The augmentation of the paper: random flips and quarter turns."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from advphotoz._arrays import check_unmasked
+
 __all__ = ["random_dihedral"]
 
 
 def random_dihedral(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    r"""Turn and flip every image of a batch at random, one of the 8 symmetries of the square each.
+    r"""Rotate and mirror each image of a batch by a random symmetry of the square.
 
     The symmetries are the dihedral group :math:`D_4`, rotations by 0, 90, 180 and 270 degrees
     with or without a mirror, drawn with equal probability: the horizontal and vertical flips and
@@ -29,6 +31,8 @@ def random_dihedral(x: Tensor, generator: torch.Generator | None = None) -> Tens
 
     Raises
     ------
+    TypeError
+        If x is no tensor, or generator no generator.
     ValueError
         If x has another rank, or images that are not square: a quarter turn would change
         their shape.
@@ -40,6 +44,13 @@ def random_dihedral(x: Tensor, generator: torch.Generator | None = None) -> Tens
     >>> y.sum(dim=(1, 2, 3))
     tensor([ 6., 22.])
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"x must be a torch.Tensor, got {type(x).__name__}; convert it with torch.tensor(x)"
+        )
+    check_unmasked(x, "x")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     if x.ndim != 4:
         raise ValueError(f"x must have the shape (N, C, H, H), got {tuple(x.shape)}")
     if x.shape[2] != x.shape[3]:

@@ -1,4 +1,4 @@
-"""Image cubes that stay in their file, as a torch data set: for files larger than memory."""
+"""Image cubes read from their file as needed, as a torch data set: for files beyond memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advphotoz.datasets._columns import array_columns, record_columns
-from advphotoz.datasets._split import deal
-from advphotoz.datasets._stored import array_names, locate
 from advphotoz.datasets.cutouts import CutoutDataset
+from advphotoz.datasets.npy_files import array_columns, array_names, find_array, record_columns
+from advphotoz.datasets.selection import random_split, row_numbers
 
 __all__ = ["StoredCutouts"]
 
@@ -32,9 +31,9 @@ class StoredCutouts(Dataset[Sample]):
 
     The defaults are those of the SDSS sample of Pasquet et al. 2019: an uncompressed .npz archive
     with the pixels `cube` (659857, 64, 64, 5) and the record array `labels`. The columns are read
-    into memory, the pixels never: each sample or batch is read from the disk, and the system's
-    cache does the rest. The file is opened for each read alone, so that any number of workers,
-    forked or spawned, can share a data set.
+    into memory, the pixels never: each sample or batch is read from the disk, or from the system's
+    cache of it. The file is opened for each read alone, so that any number of workers, forked or
+    spawned, can share a data set.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ class StoredCutouts(Dataset[Sample]):
                 hint = f"; CutoutDataset.to_npz wrote it? Pass {ours}" if "image" in names else ""
                 raise ValueError(f"{path} has no array {name!r}, it has {names}{hint}")
         self.layout = layout
-        self._array = locate(path, image)
+        self._array = find_array(path, image)
         shape, kind = self._array.shape, self._array.dtype
         if kind.kind != "f":
             raise TypeError(f"{image!r} in {path} must be floating point, got {kind}")
@@ -149,7 +148,7 @@ class StoredCutouts(Dataset[Sample]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the samples of a whole batch, which a DataLoader asks for at once."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        chosen = row_numbers(indices, len(self))
         image = torch.from_numpy(self._read(chosen))
         return list(zip(image, self.ebv[chosen], self.z[chosen], strict=True))
 
@@ -167,25 +166,22 @@ class StoredCutouts(Dataset[Sample]):
         ------
         IndexError
             If a position does not exist or a mask has another length.
+        TypeError
+            If the positions are neither integers nor booleans.
         ValueError
-            If no galaxy is chosen.
+            If no galaxy is chosen, the indices are not of shape (n,), or one of them is masked.
         """
-        chosen = torch.as_tensor(indices)
+        chosen = row_numbers(indices, len(self))
         part = copy.copy(self)
         part.rows = self.rows[chosen]
-        if part.rows.ndim != 1 or not len(part.rows):
-            raise ValueError(
-                f"indices must choose at least one galaxy, by a list or a mask, got "
-                f"{tuple(part.rows.shape)} of {len(self)}"
-            )
         part.ebv, part.z = self.ebv[chosen], self.z[chosen]
         part.catalogue = {name: column[chosen] for name, column in self.catalogue.items()}
         return part
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[StoredCutouts, ...]:
-        """Deal the galaxies at random into parts, as `CutoutDataset.split`; no pixel is read.
+        """Split the galaxies at random into disjoint parts; no pixel is read.
 
-        The same fractions and seed deal the same galaxies as there.
+        The same fractions and seed give the same parts as `CutoutDataset.split`.
 
         Parameters
         ----------
@@ -199,13 +195,12 @@ class StoredCutouts(Dataset[Sample]):
         ValueError
             If the fractions do not add up to 1, or one of the parts would be empty.
         """
-        return tuple(self.subset(part) for part in deal(len(self), fractions, seed))
+        return tuple(self.subset(part) for part in random_split(len(self), fractions, seed))
 
     def load(self) -> CutoutDataset:
         """Read all these galaxies into memory.
 
         A `CutoutDataset` holds no NaN: catalogue columns that do are left out, with a warning.
-        There whole numbers are float32 too, which rounds identifiers of more than 7 digits.
 
         Raises
         ------

@@ -11,24 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advphotoz._checks import check_radius
+from advphotoz._model import check_model
 from advphotoz.attacks import Attack
-from advphotoz.attacks.attack import bind_objective
-from advphotoz.evaluation import _table
-from advphotoz.evaluation._json import load_json, plain, save_json
-from advphotoz.evaluation._names import CLEAN
-from advphotoz.evaluation._rows import describe, make_row
-from advphotoz.evaluation._stream import Setup, stream
-from advphotoz.evaluation.evaluate import check_model
-from advphotoz.evaluation.row import Row
-from advphotoz.objectives import CrossEntropy, Objective
-from advphotoz.redshift import RedshiftBins
+from advphotoz.attacks.contract import bind_objective
+from advphotoz.evaluation import report
+from advphotoz.evaluation.evaluate import check_name
+from advphotoz.evaluation.report import Row, make_row, provenance
+from advphotoz.evaluation.run import CLEAN, Settings, prepared
+from advphotoz.objectives import Objective
+from advphotoz.redshift import Readout
 
 __all__ = ["CurvePoint", "RobustnessCurve", "robustness_curve"]
 
 KIND = "robustness curve"
+WORDS = ("name", "attack", "flags")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,9 @@ class RobustnessCurve:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RobustnessCurve):
             return NotImplemented
-        same: bool = plain(self._body()) == plain(other._body())  # NaN equals NaN here
+        same: bool = report.plain(self._body()) == report.plain(
+            other._body()
+        )  # NaN equals NaN here
         return same
 
     @property
@@ -82,45 +83,43 @@ class RobustnessCurve:
         """
         if name not in self.names:
             raise KeyError(f"no attack {name!r}; the attacks are {list(self.names)}")
-        numbers = [f.name for f in dataclasses.fields(Row) if f.name not in ("name", "attack")]
+        numbers = [f.name for f in dataclasses.fields(Row) if f.name not in WORDS]
         if metric not in numbers:
             raise ValueError(f"no metric {metric!r}; the metrics are {numbers}")
         points = [point for point in self.points if point.name == name]
         values = [getattr(point.row, metric) for point in points]
         if None in values:
-            raise ValueError(f"{metric} was not computed: give bootstrap=200 to robustness_curve")
+            raise ValueError(
+                f"{metric} was not computed: an error needs bootstrap=200, a score of PDFs a "
+                "readout with a PDF"
+            )
         return np.array([point.eps for point in points]), np.array(values, dtype=np.float64)
 
     def __str__(self) -> str:
-        table = _table.text(["attack", "eps", *_table.TEXT_HEADER], self._lines())
-        return f"{table}\n{_table.note([point.row for point in self.points])}"
+        table = report.text(["attack", "eps", *report.TEXT_HEADER], self._lines())
+        return f"{table}\n{report.note([point.row for point in self.points])}"
 
     def to_markdown(self) -> str:
         """Return the table as Markdown."""
-        return _table.markdown(["attack", "eps", *_table.MARKDOWN_HEADER], self._lines())
+        return report.markdown(["attack", "eps", *report.MARKDOWN_HEADER], self._lines())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON; see `Evaluation.save`."""
-        save_json(path, KIND, self._body())
+        report.save_json(path, KIND, self._body())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RobustnessCurve:
         """Read what `save` wrote; see `Evaluation.load`."""
-        body = load_json(path, KIND)
-        try:
+        body = report.load_json(path, KIND)
+        with report.whole(path, "a robustness curve"):
             points = (
                 CurvePoint(p["name"], float(p["eps"]), Row.from_dict(p["row"]))
                 for p in body["points"]
             )
             return cls(tuple(points), body["settings"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} lacks a part of a robustness curve ({type(error).__name__}: {error}); "
-                "make it again with .save()"
-            ) from error
 
     def _lines(self) -> list[list[str]]:
-        return [[p.name, f"{p.eps:.4g}", *_table.cells(p.row)] for p in self.points]
+        return [[p.name, f"{p.eps:.10g}", *report.cells(p.row)[1:]] for p in self.points]
 
     def _body(self) -> dict[str, Any]:
         points = [dataclasses.asdict(point) for point in self.points]
@@ -129,11 +128,11 @@ class RobustnessCurve:
 
 def robustness_curve(
     model: nn.Module,
-    loader: Iterable[Sequence[Tensor]],
+    loader: Iterable[Any],
     attacks: Mapping[str, Callable[[float], Attack]],
     eps: Sequence[float],
+    readout: Readout,
     *,
-    bins: RedshiftBins | None = None,
     objective: Objective | None = None,
     autocast: torch.dtype | None = None,
     seed: int = 0,
@@ -144,11 +143,12 @@ def robustness_curve(
 
     Parameters
     ----------
-    model, loader, bins, objective, autocast, seed, progress, bootstrap
+    model, loader, readout, objective, autocast, seed, progress, bootstrap
         As in `evaluate`.
     attacks : mapping of str to callable
         For each name a function that makes an attack from an eps, such as
-        ``{"FGSM": FGSM, "PGD-10": lambda eps: PGD(LinfBall(eps))}``.
+        ``{"FGSM": FGSM, "PGD-10": PGD}``, or ``attack.scaled`` for the eps of which 1 is the attack
+        itself.
     eps : sequence of float
         Sizes in the units of the image. The clean images, eps = 0, are always added.
 
@@ -170,40 +170,39 @@ def robustness_curve(
     >>> from advphotoz.evaluation import robustness_curve
     >>> model, batch = torch.nn.Linear(2, 4), (torch.randn(8, 2), torch.rand(8))
     >>> curve = robustness_curve(
-    ...     model, [batch], {"FGSM": FGSM}, [0.1, 0.2], bins=RedshiftBins(n=4), progress=False
+    ...     model, [batch], {"FGSM": FGSM}, [0.1, 0.2], RedshiftBins(n=4), progress=False
     ... )
     >>> curve.line("FGSM", "linf")[0]
     array([0. , 0.1, 0.2])
     """
-    bins = RedshiftBins() if bins is None else bins
-    setup = Setup(bins, objective or CrossEntropy(bins), autocast, seed, progress, bootstrap)
+    check_model(model)
+    settings = Settings.of(readout, objective, autocast, seed, progress, bootstrap)
     sizes = _sizes(eps)
     if not attacks or not hasattr(attacks, "items"):
         raise TypeError(
             'attacks must be a mapping of names to functions of eps, such as {"FGSM": FGSM}'
         )
     made = {
-        (name, size): bind_objective(_make(name, factory, size), setup.objective)
+        (check_name(name, "an attack"), size): bind_objective(
+            _make(name, factory, size), settings.objective
+        )
         for name, factory in attacks.items()
         for size in sizes
     }
-    label = {key: f"{key[0]} at eps {key[1]:.6g}" for key in made}
-    z_spec, tallies = stream(
-        loader,
-        {label[key]: (check_model(model), attack) for key, attack in made.items()},
-        {"": model},
-        setup,
-    )
-    clean = tallies["", ""]
-    start = make_row(CLEAN, None, z_spec, clean, clean, setup)
+    with prepared([model], settings) as run:
+        crafted = {key: (model, attack) for key, attack in made.items()}
+        done = run.one_pass(loader, {"": model}, crafted, "robustness curve")
+    z_spec, clean = done.z_spec.values().numpy(), done.clean[""]
+    start = make_row(CLEAN, None, z_spec, clean, clean, settings)
     points: list[CurvePoint] = []
     for name in attacks:
         points.append(CurvePoint(name, 0.0, start))
         for size in sizes:
-            key = (name, size)
-            row = make_row(name, made[key], z_spec, tallies[label[key], ""], clean, setup)
+            attack, tally = made[name, size], done.attacked[(name, size), ""]
+            row = make_row(name, attack, z_spec, tally, clean, settings)
             points.append(CurvePoint(name, size, row))
-    return RobustnessCurve(tuple(points), describe(model, setup, samples=len(z_spec)))
+    named = {f"{name} at {size!r}": attack for (name, size), attack in made.items()}
+    return RobustnessCurve(tuple(points), provenance({"model": model}, named, settings, done))
 
 
 def _sizes(eps: Sequence[float]) -> list[float]:

@@ -1,79 +1,87 @@
-"""One model, many attacks, one pass over the data."""
+"""A network and attacks in, a report out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advphotoz._checks import check_at_least_one
-from advphotoz.attacks import Attack
-from advphotoz.attacks.attack import bind_objective
-from advphotoz.evaluation._names import CLEAN, NOISE, named_attacks, noise_control
-from advphotoz.evaluation._probe import probe
-from advphotoz.evaluation._rows import describe, make_row
-from advphotoz.evaluation._stream import Batch, Setup, stream
-from advphotoz.evaluation.results import Evaluation
-from advphotoz.objectives import CrossEntropy, Objective
-from advphotoz.redshift import RedshiftBins
+from advphotoz._model import check_model
+from advphotoz.attacks import Attack, UniformNoise
+from advphotoz.attacks.contract import attack_name, bind_objective, perturbations_of
+from advphotoz.batch import Batch
+from advphotoz.evaluation.checks import run_checks
+from advphotoz.evaluation.report import Evaluation, make_row, provenance
+from advphotoz.evaluation.run import CLEAN, Settings, first_samples, prepared
+from advphotoz.objectives import Objective
+from advphotoz.perturbations import PerturbationSet
+from advphotoz.redshift import Readout
 
 __all__ = ["evaluate"]
+
+NOISE = "noise"
 
 
 def evaluate(
     model: nn.Module,
-    loader: Iterable[Sequence[Tensor]],
+    loader: Iterable[Any],
     attacks: Mapping[str, Attack] | Iterable[Attack],
+    readout: Readout,
     *,
-    bins: RedshiftBins | None = None,
     objective: Objective | None = None,
-    noise_eps: float | Sequence[float] | None = None,
+    noise: PerturbationSet | float | Sequence[float] | None = None,
     autocast: torch.dtype | None = None,
     seed: int = 0,
     progress: bool = True,
-    sanity: bool = True,
-    sanity_samples: int = 256,
+    checks: bool = True,
+    check_samples: int = 128,
     bootstrap: int = 200,
 ) -> Evaluation:
     r"""Measure a model on clean images, under uniform noise and under attacks.
 
-    One pass over the data: each batch is moved to the model's device, attacked in every way and
-    shown to the model in eval mode. The model and the global random state are left as they were,
-    also on an error.
+    One pass over the data: each batch is moved to the model's device once, attacked in every way
+    and shown to the model in eval mode. The model and the global random state are left as they
+    were, also on an error.
 
     Parameters
     ----------
     model : Module
-        Called as ``model(x, *context)``; returns logits (N, bins.n).
+        Called as ``model(x, *context)``; what it returns is what the readout expects. For anything
+        else see `advphotoz.models.Adapter`.
     loader : iterable of batches
         ``(x, *context, target)``, all of leading size N; target (N,) holds z_spec. A DataLoader
         or a list of tuples; it is read once.
     attacks : mapping of str to Attack, or sequence of Attack
-        A sequence is named by kind, steps and eps: ``PGD-10 0.01``. Any callable with the
-        signature of `Attack` will do.
-    bins : RedshiftBins, optional
-        The grid of the model's output. None: ``RedshiftBins()``, the paper's.
+        A sequence is named by the attacks themselves: ``PGD-10 0.01``. Any callable with the
+        signature of `Attack` will do; what cannot be asked of it is reported as not checked.
+    readout : Readout
+        How the output becomes a redshift: ``RedshiftBins(0.0, 1.0, 180)`` for logits on bins,
+        ``PointEstimate()`` for one redshift per image, `GaussianMixture`, `Quantiles`. Metrics of
+        PDFs are n/a where there is none.
     objective : callable, optional
         ``(output, target) -> (N,)``, maximised by the attacks that have none of their own, and
-        reported. None: ``CrossEntropy(bins)``.
-    noise_eps : float or sequence of float, optional
-        Half-width of the noise, in the units of the image. None: the eps of the first L-infinity
-        attack given, else 0.01. The noise keeps to the bounds of that attack.
+        reported. None: the negative log-likelihood, or the redshift error where there is no PDF.
+    noise : PerturbationSet, float or sequence of float, optional
+        What the control draws from. None: the set of the first attack that states one; where none
+        does there is no control.
     autocast : torch.dtype, optional
         ``torch.bfloat16`` runs attack and model in mixed precision. None: as the caller has it.
     seed : int
-        Every attack draws from a generator of its own with this seed, on the model's device, so
-        that a row does not depend on the other attacks. A random attack draws other numbers with
-        another batch size.
+        A sample's random draws depend on this seed and on the sample itself (on its SHA-256), not
+        on its batch, the order, or the other attacks. Only a bare callable draws for whole batches,
+        and draws other numbers with another batch size.
     progress : bool
         Show a progress bar, in images times attacks.
-    sanity : bool
-        Test on the first `sanity_samples` samples whether the numbers can be trusted; it costs
-        about four times the strongest attack on them.
+    checks : bool
+        Test on the first `check_samples` samples whether the numbers can be trusted; it costs
+        twice the attacks on them, and twice the strongest one more.
+    check_samples : int
+        Number of samples for that.
     bootstrap : int
-        Resamples for the standard errors of bias, sigma_MAD and eta; 0 for none.
+        Resamples for standard errors; 0 for none.
 
     Returns
     -------
@@ -83,11 +91,12 @@ def evaluate(
     Raises
     ------
     ValueError
-        If the loader is empty, a name is used twice, autocast is float16, the model returns NaN,
-        probabilities or the wrong number of bins, or a batch makes no sense; the message says
-        which batch or attack.
+        If the loader is empty, a name is used twice, autocast is float16, the output is not what
+        the readout expects, or a batch makes no sense; the message says which batch or attack.
     TypeError
-        If the model is no Module, or a batch no tuple of tensors.
+        If the model is no Module, a batch no tuple of tensors, or the readout none.
+    RuntimeError
+        If the model is being attacked or evaluated in another thread.
 
     References
     ----------
@@ -100,58 +109,105 @@ def evaluate(
     >>> from advphotoz.evaluation import evaluate
     >>> model = torch.nn.Linear(2, 4)
     >>> batch = (torch.randn(8, 2), torch.rand(8))
-    >>> result = evaluate(model, [batch], [FGSM(0.1)], bins=RedshiftBins(n=4), progress=False)
+    >>> result = evaluate(model, [batch], [FGSM(0.1)], RedshiftBins(n=4), progress=False)
     >>> [row.name for row in result.rows]
     ['clean', 'noise', 'FGSM 0.1']
     >>> result["FGSM 0.1"].objective_after > result["clean"].objective_after
     True
     """
-    bins = RedshiftBins() if bins is None else bins
-    setup = Setup(bins, objective or CrossEntropy(bins), autocast, seed, progress, bootstrap)
-    check_at_least_one(sanity_samples, "sanity_samples")
+    check_model(model)
+    settings = Settings.of(readout, objective, autocast, seed, progress, bootstrap)
+    check_at_least_one(check_samples, "check_samples")
     given = named_attacks(attacks)
-    noise = noise_control(given.values(), noise_eps)
-    bound = {n: bind_objective(a, setup.objective) for n, a in {NOISE: noise, **given}.items()}
-    kept: list[tuple[Tensor, ...]] = []
-    z_spec, by_pair = stream(
-        loader,
-        {name: (check_model(model), attack) for name, attack in bound.items()},
-        {"": model},
-        setup,
-        look=keep_first(kept, sanity_samples) if sanity else None,
-    )
-    tallies = {name or CLEAN: tally for (name, _), tally in by_pair.items()}
-    return Evaluation(
-        rows=tuple(
-            make_row(name, bound.get(name), z_spec, tally, tallies[CLEAN], setup)
-            for name, tally in tallies.items()
-        ),
-        z_spec=z_spec.numpy(),
-        z_phot={name: tally.z_phot.values().numpy() for name, tally in tallies.items()},
-        pit={name: tally.pit.values().numpy() for name, tally in tallies.items()},
-        sanity=probe(model, kept, bound, z_spec, tallies, setup) if sanity else None,
-        settings=describe(model, setup, noise_eps=noise.eps, samples=len(z_spec)),
-    )
-
-
-def keep_first(kept: list[tuple[Tensor, ...]], samples: int) -> Callable[[Batch], None]:
-    """Return a function that copies batches into `kept` until it holds that many samples."""
-
-    def look(batch: Batch) -> None:
-        x, context, target = batch
-        room = samples - sum(len(rows[0]) for rows in kept)
-        if room > 0:
-            # Copies: a loader may reuse its memory.
-            kept.append(tuple(value[:room].clone() for value in (x, *context, target)))
-
-    return look
-
-
-def check_model(model: Any) -> nn.Module:
-    """Refuse what has no eval mode: dropout and BatchNorm would spoil the numbers."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a "
-            "Module, so that it can be put in eval mode"
+    control = _noise_control(given, noise)
+    every = {} if control is None else {NOISE: control}
+    bound = {n: bind_objective(a, settings.objective) for n, a in {**every, **given}.items()}
+    kept: list[Batch] = []
+    with prepared([model], settings) as run:
+        done = run.one_pass(
+            loader,
+            {"": model},
+            {name: (model, attack) for name, attack in bound.items()},
+            "evaluate",
+            look=first_samples(kept, check_samples) if checks else None,
         )
-    return model
+        noise_name = None if control is None else NOISE
+        found = run_checks(run, model, kept, bound, noise_name, done) if checks else None
+    z_spec = done.z_spec.values().numpy()
+    tallies = {CLEAN: done.clean[""], **{name: done.attacked[name, ""] for name in bound}}
+    rows = (
+        make_row(
+            name,
+            bound.get(name),
+            z_spec,
+            tally,
+            tallies[CLEAN],
+            settings,
+            () if found is None else found.flags(name),
+        )
+        for name, tally in tallies.items()
+    )
+    return Evaluation(
+        rows=tuple(rows),
+        z_spec=z_spec,
+        z_phot={name: tally.column("z_phot").numpy() for name, tally in tallies.items()},
+        pit={
+            name: tally.column("pit").numpy()
+            for name, tally in tallies.items()
+            if "pit" in tally.columns
+        },
+        checks=found,
+        settings=provenance({"model": model}, bound, settings, done, check_samples=check_samples),
+    )
+
+
+def named_attacks(attacks: Any) -> dict[str, Attack]:
+    """Return the attacks under their names; names of a sequence are made, and must differ."""
+    if isinstance(attacks, Mapping):
+        pairs = list(attacks.items())
+    elif isinstance(attacks, Iterable):
+        pairs = [(attack_name(attack), attack) for attack in attacks]
+    else:
+        raise TypeError(
+            "attacks must be a mapping of names to attacks, or a list of attacks, got "
+            f"{type(attacks).__name__}; write [attack] for a single one"
+        )
+    named: dict[str, Attack] = {}
+    for name, attack in pairs:
+        if not callable(attack) or isinstance(attack, type):
+            raise TypeError(
+                f"the attack {name!r} must be callable as attack(model, x, target, context, "
+                f"generator), got {attack!r}"
+            )
+        if check_name(name, "an attack") in (CLEAN, NOISE):
+            raise ValueError(
+                f"the name {name!r} is taken by a control that is always run; choose another "
+                "(`noise` sets what it draws from)"
+            )
+        if name in named:
+            raise ValueError(
+                f"two attacks would both be called {name!r}; give a mapping, "
+                "{'my name': attack, ...}, to tell them apart"
+            )
+        named[name] = attack
+    return named
+
+
+def check_name(name: Any, what: str) -> str:
+    """Refuse a name that a table could not show."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of {what} must be a string, got {name!r}")
+    if not name.strip() or not name.isprintable():
+        raise ValueError(
+            f"the name of {what} must be printable text of one line, got {name!r}: it is the first "
+            "cell of a row"
+        )
+    return name
+
+
+def _noise_control(attacks: Mapping[str, Attack], noise: Any) -> UniformNoise | None:
+    """Return noise from the set that was named, or that of the first attack that states one."""
+    if noise is None:
+        stated = (perturbations_of(attack) for attack in attacks.values())
+        noise = next((found for found in stated if found is not None), None)
+    return None if noise is None else UniformNoise(noise)

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from advphotoz._checks import check_at_least_one, check_finite
-from advphotoz._modes import device_of
-from advphotoz.attacks.attack import check_batch
-from advphotoz.attacks.problem import posed
-from advphotoz.evaluation._stream import on_device
-from advphotoz.evaluation.evaluate import check_model
-from advphotoz.objectives import Objective
+from advphotoz._model import check_model, device_of, untouched
+from advphotoz.attacks.contract import check_batch
+from advphotoz.batch import Batch
+from advphotoz.objectives import Objective, per_sample
 
 __all__ = ["loss_landscape"]
 
@@ -26,8 +24,8 @@ def loss_landscape(
     target: Tensor,
     directions: Sequence[Tensor],
     radii: Any,
+    objective: Objective,
     context: Sequence[Tensor] = (),
-    objective: Objective | None = None,
     batch_size: int = 128,
 ) -> Tensor:
     r"""Return each sample's objective along one direction, or in the plane of two.
@@ -50,10 +48,10 @@ def loss_landscape(
         One (a line) or two (a plane), each of the shape of x, in the units of the image.
     radii : sequence of float, (R,)
         Factors of the directions; the same for both.
+    objective : callable
+        ``(output, target) -> (N,)``, such as ``CrossEntropy(bins)``.
     context : sequence of Tensor
         The other inputs of the model, never perturbed.
-    objective : callable, optional
-        ``(output, target) -> (N,)``. None: ``CrossEntropy()``, on the paper's bins.
     batch_size : int
         Images shown to the model at once; N times R, or N times R squared, are shown in all.
 
@@ -82,7 +80,7 @@ def loss_landscape(
     >>> model, objective = torch.nn.Linear(2, 4), CrossEntropy(RedshiftBins(n=4))
     >>> x, z = torch.zeros(3, 2), torch.tensor([0.1, 0.3, 0.9])
     >>> delta = FGSM(0.1, objective=objective)(model, x, z) - x
-    >>> losses = loss_landscape(model, x, z, [delta], [-1, 0, 1], objective=objective)
+    >>> losses = loss_landscape(model, x, z, [delta], [-1, 0, 1], objective)
     >>> losses.shape
     torch.Size([3, 3])
     >>> (losses[:, 2] > losses[:, 1]).all().item()
@@ -102,16 +100,16 @@ def loss_landscape(
     total = math.prod(shape)
     losses = []
     # Points of all samples are shown together: a plane around one galaxy fills its batches too.
-    for start in range(0, total, batch_size):
-        points = torch.arange(start, min(start + batch_size, total), device=x.device)
-        sample, *indices = torch.unravel_index(points, shape)
-        moved = x[sample]
-        for way, index in zip(ways, indices, strict=True):
-            moved = moved + steps[index].view(-1, *[1] * (x.ndim - 1)) * way[sample]
-        rows = moved, tuple(value[sample] for value in context), target[sample]
-        shown, others, z = on_device(device, rows)
-        with posed(model, shown, z, others, objective=objective) as problem:
-            losses.append(problem.value(problem.x).float().cpu())
+    with torch.inference_mode(False), torch.no_grad(), untouched(model, device):
+        for start in range(0, total, batch_size):
+            points = torch.arange(start, min(start + batch_size, total), device=x.device)
+            sample, *indices = torch.unravel_index(points, shape)
+            moved = x[sample]
+            for way, index in zip(ways, indices, strict=True):
+                moved = moved + steps[index].view(-1, *[1] * (x.ndim - 1)) * way[sample]
+            rows = Batch(moved, tuple(value[sample] for value in context), target[sample])
+            images, others, z, _ = rows.to(device)
+            losses.append(per_sample(objective, model(images, *others), z).float().cpu())
     return torch.cat(losses).view(shape)
 
 

@@ -11,6 +11,10 @@ Two families, both computed in float64:
   a bin and the CDF therefore linear there. Rows must sum to 1 within 1e-3 and are divided by
   their sum in float64, which removes the rounding of a float32 softmax.
 
+For either, `bootstrap_error` gives the standard error of a metric, `paired_change` that of its
+change between two predictions for the same galaxies; `wilson_interval` is the interval of a share,
+and `binned_outliers` has one per bin.
+
 Bad input (shapes that differ, nothing at all, NaN, infinities, masked values, a z_spec outside
 the bins, rows that are no PDF) raises a ValueError that says which.
 """
@@ -18,7 +22,7 @@ the bins, rows that are no PDF) raises a ValueError that says which.
 from __future__ import annotations
 
 from advphotoz.metrics.binned import BinnedOutliers, binned_outliers
-from advphotoz.metrics.bootstrap import bootstrap_error
+from advphotoz.metrics.bootstrap import bootstrap_error, paired_change
 from advphotoz.metrics.pdf import cde_loss, crps, nll, pit
 from advphotoz.metrics.point import (
     bias,
@@ -28,6 +32,7 @@ from advphotoz.metrics.point import (
     outlier_fraction_desc,
     sigma_iqr,
     sigma_mad,
+    wilson_interval,
 )
 
 __all__ = [
@@ -42,7 +47,9 @@ __all__ = [
     "nll",
     "outlier_fraction",
     "outlier_fraction_desc",
+    "paired_change",
     "pit",
     "sigma_iqr",
     "sigma_mad",
+    "wilson_interval",
 ]

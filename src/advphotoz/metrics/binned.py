@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advphotoz._checks import check_at_least_one
-from advphotoz.metrics.point import _vector, delta_z
+from advphotoz.metrics.point import _vector, delta_z, wilson_interval
 
 __all__ = ["BinnedOutliers", "binned_outliers"]
 
@@ -30,7 +30,7 @@ class BinnedOutliers(NamedTuple):
     eta : ndarray, (B,)
         Fraction of outliers, in [0, 1].
     low, high : ndarray, (B,)
-        Its 68 % interval, with ``low <= eta <= high``.
+        Its interval of one standard deviation (68 %), with ``low <= eta <= high``.
     """
 
     edges: Array
@@ -50,13 +50,7 @@ def binned_outliers(
 ) -> BinnedOutliers:
     r"""Fraction of samples with :math:`|\Delta z|` above the threshold, in bins of a quantity.
 
-    The interval is Wilson's (1927; Brown, Cai & DasGupta 2001) at one standard
-    deviation, which stays inside [0, 1] and is not zero where no sample, or every one, is an
-    outlier:
-
-    .. math::
-        \frac{\eta + 1/2n}{1 + 1/n} \pm
-        \frac{1}{1 + 1/n} \sqrt{\frac{\eta (1 - \eta)}{n} + \frac{1}{4 n^2}}
+    The interval is that of :func:`wilson_interval` at one standard deviation.
 
     Parameters
     ----------
@@ -107,12 +101,12 @@ def binned_outliers(
     bins = len(limits) - 1
     index = np.minimum(np.searchsorted(limits, quantity, side="right") - 1, bins - 1)
     n = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore", divide="ignore"):  # empty bins
-        mean = np.bincount(index, quantity, bins) / n
-        eta = np.bincount(index, wrong, bins) / n
-        middle = (eta + 0.5 / n) / (1 + 1 / n)
-        half = np.sqrt(eta * (1 - eta) / n + 0.25 / n**2) / (1 + 1 / n)
-    low, high = np.minimum(middle - half, eta), np.maximum(middle + half, eta)  # rounding at 0, 1
+    wrong_n = np.bincount(index, wrong, bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins is NaN
+        mean, eta = np.bincount(index, quantity, bins) / n, wrong_n / n
+    low, high = np.full((2, bins), np.nan)
+    filled = n > 0
+    low[filled], high[filled] = wilson_interval(wrong_n[filled], n[filled])
     return BinnedOutliers(limits, mean, n, eta, low, high)
 
 

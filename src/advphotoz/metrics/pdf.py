@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advphotoz._arrays import as_tensor
-from advphotoz.redshift import RedshiftBins
+from advphotoz.redshift import PDFScores, RedshiftBins
 
 __all__ = ["cde_loss", "crps", "nll", "pit"]
 
@@ -42,12 +42,11 @@ def pit(pdf: Any, z_spec: Any, bins: RedshiftBins) -> Array:
 
     Examples
     --------
-    >>> from advphotoz.redshift import RedshiftBins
+    >>> from advphotoz.redshift import PDFScores, RedshiftBins
     >>> pit([[0.5, 0.5]], [0.25], RedshiftBins(n=2))
     array([0.25])
     """
-    p, k, t = _pdf_and_bin(pdf, z_spec, bins)
-    return np.asarray(_below(p, k) + _at(p, k) * t).clip(0, 1)  # rounding of the sum
+    return _scores(pdf, z_spec, bins).pit.numpy()
 
 
 def crps(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
@@ -65,17 +64,7 @@ def crps(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
     >>> round(crps([[0.5, 0.5]], [0.5], RedshiftBins(n=2)), 6)
     0.083333
     """
-    p, k, t = _pdf_and_bin(pdf, z_spec, bins)
-    right = p.cumsum(axis=1)
-    left = right - p
-    j = np.arange(bins.n)
-    # Bins left of z_spec hold the integral of F^2, bins right of it that of (1 - F)^2.
-    outside = np.where(j < k, _square(left, right), _square(1 - left, 1 - right))
-    outside[j == k] = 0
-    a, b = _at(left, k), _at(right, k)
-    middle = a + (b - a) * t
-    inside = t * _square(a, middle) + (1 - t) * _square(1 - middle, 1 - b)
-    return float(bins.width * (outside.sum(axis=1) + inside).mean())
+    return float(_scores(pdf, z_spec, bins).crps.mean())
 
 
 def cde_loss(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
@@ -91,9 +80,7 @@ def cde_loss(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
     >>> cde_loss([[0.5, 0.5]], [0.25], RedshiftBins(n=2))
     -1.0
     """
-    p, k, _ = _pdf_and_bin(pdf, z_spec, bins)
-    squares = (p**2).sum(axis=1) / bins.width
-    return float((squares - 2 * _at(p, k) / bins.width).mean())
+    return float(_scores(pdf, z_spec, bins).cde_loss.mean())
 
 
 def nll(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
@@ -109,37 +96,16 @@ def nll(pdf: Any, z_spec: Any, bins: RedshiftBins) -> float:
     >>> round(nll([[0.25, 0.75]], [0.25], RedshiftBins(n=2)), 6)
     0.693147
     """
-    p, k, _ = _pdf_and_bin(pdf, z_spec, bins)
-    with np.errstate(divide="ignore"):
-        return float(-np.log(_at(p, k) / bins.width).mean())
+    return float(_scores(pdf, z_spec, bins).nll.mean())
 
 
-def _pdf_and_bin(
-    pdf: Any, z_spec: Any, bins: RedshiftBins
-) -> tuple[Array, npt.NDArray[Any], Array]:
-    """Return the probabilities, each sample's bin (N, 1), and the place of z_spec in it (N,)."""
-    p = bins._check_pdf(pdf).detach().cpu().double().numpy()
+def _scores(pdf: Any, z_spec: Any, bins: RedshiftBins) -> PDFScores:
+    """Return every score in float64, of PDFs divided by their sums."""
+    p = bins.check_pdf(pdf).detach().cpu().double()
     z = as_tensor(z_spec).detach().cpu()
     if z.shape != p.shape[:1] or not len(p):
         raise ValueError(
             f"z_spec must hold one redshift per PDF, and there must be at least one; got z_spec "
-            f"of shape {tuple(z.shape)} and pdf of shape {p.shape}."
+            f"of shape {tuple(z.shape)} and pdf of shape {tuple(p.shape)}."
         )
-    k = bins.index(z).numpy()
-    left = bins.edges.numpy()[k]
-    # z is compared with the edges in its own precision, so that it may miss the bin by a rounding.
-    t = ((bins.check(z).double().numpy() - left) / bins.width).clip(0, 1)
-    return p / p.sum(axis=1, keepdims=True), k[:, None], t
-
-
-def _at(values: Array, k: npt.NDArray[Any]) -> Array:
-    return np.take_along_axis(values, k, axis=1)[:, 0]
-
-
-def _below(p: Array, k: npt.NDArray[Any]) -> Array:
-    return np.asarray(_at(p.cumsum(axis=1) - p, k))
-
-
-def _square(a: Array, b: Array) -> Array:
-    """Mean over the unit interval of the square of a line from a to b."""
-    return (a * a + a * b + b * b) / 3
+    return bins.pdf_scores(p / p.sum(dim=1, keepdim=True), z)

@@ -1,11 +1,13 @@
-"""Metrics of point estimates, the paper's and those of LSST DESC."""
+"""Metrics of point estimates, the paper's and those of LSST DESC; the interval of a share."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 from advphotoz._arrays import as_numpy
 
@@ -17,9 +19,12 @@ __all__ = [
     "outlier_fraction_desc",
     "sigma_iqr",
     "sigma_mad",
+    "wilson_interval",
 ]
 
 Array: TypeAlias = npt.NDArray[np.float64]
+
+ONE_SIGMA = math.erf(1 / math.sqrt(2))  # 0.6827: the normal distribution within one sigma
 
 
 def delta_z(z_phot: Any, z_spec: Any) -> Array:
@@ -148,6 +153,69 @@ def outlier_fraction_desc(z_phot: Any, z_spec: Any) -> float:
     """
     threshold = max(0.06, 3 * sigma_iqr(z_phot, z_spec))
     return outlier_fraction(z_phot, z_spec, threshold)
+
+
+def wilson_interval(count: Any, n: Any, level: float = ONE_SIGMA) -> tuple[Any, Any]:
+    r"""Confidence interval of a share, of which ``count`` of ``n`` samples were found.
+
+    Wilson's (1927) score interval, which Brown, Cai & DasGupta (2001) recommend: all p with
+    :math:`|k/n - p| \le z \sqrt{p (1 - p) / n}`. It stays in [0, 1], contains the share
+    :math:`k/n`, and is not of zero length where no sample, or every one, is counted:
+
+    .. math::
+        \frac{1}{n + z^2} \left[ k + \frac{z^2}{2}
+        \pm z \sqrt{\frac{k (n - k)}{n} + \frac{z^2}{4}} \right],
+        \qquad z = \Phi^{-1}\left(\frac{1 + \mathrm{level}}{2}\right)
+
+    Parameters
+    ----------
+    count : int, or array, Tensor or list, any shape
+        Number k of samples counted, from 0 to n. It is a number, not a share.
+    n : int, or array, Tensor or list, of a shape that broadcasts with it
+        Number of samples, at least 1.
+    level : float
+        Probability content, between 0 and 1. The default is that of one standard deviation,
+        0.6827, so that z is 1.
+
+    Returns
+    -------
+    low, high : float, or ndarray where an array was given
+        Ends of the interval, ``0 <= low <= count / n <= high <= 1``.
+
+    Raises
+    ------
+    ValueError
+        If a number is not whole or masked, n is less than 1, count is not from 0 to n, or level
+        not between 0 and 1.
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(5, 100)
+    >>> round(low, 4), round(high, 4)
+    (0.0323, 0.0766)
+    >>> wilson_interval([0, 10], 10, level=0.95)
+    (array([0.    , 0.7225]), array([0.2775, 1.    ]))
+    """
+    k, total = (as_numpy(value).astype(np.float64) for value in (count, n))
+    if not (np.isfinite(total).all() and (total >= 1).all() and (total % 1 == 0).all()):
+        raise ValueError(f"n must be a number of samples, whole and at least 1; got {n}.")
+    if not ((k >= 0) & (k <= total) & (k % 1 == 0)).all():
+        raise ValueError(
+            f"count must be a number of samples, whole and from 0 to n; got {count} of {n}. For a "
+            "share give the number that it stands for."
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, such as 0.95; got {level}.")
+    z2 = norm.isf((1 - level) / 2) ** 2
+
+    def lower_end(k: Array) -> Array:
+        # The product of the two ends is k^2 / (n (n + z^2)). To divide by the upper one avoids the
+        # difference of nearly equal numbers, and is exactly 0 where k is.
+        upper_sum = k + z2 / 2 + np.sqrt(z2 * (k * (total - k) / total + z2 / 4))
+        return np.asarray(k**2 / (total * upper_sum))
+
+    low, high = lower_end(k), 1 - lower_end(total - k)
+    return (low, high) if low.ndim else (float(low), float(high))
 
 
 def _vector(values: Any, name: str) -> Array:

@@ -1,12 +1,25 @@
-"""The paper's two networks: from an image cube and E(B-V) to logits on redshift bins.
+"""The paper's two networks, and adapters that make any network callable as ``model(x, *context)``.
 
-:func:`inception` and :func:`cnn` build them, :func:`table` prints their layers as the paper does.
+:func:`inception` and :func:`cnn` build the networks, from an image cube and E(B-V) to logits on
+the redshift bins; :func:`table` prints their layers as the paper does. :class:`Adapter` wraps a
+network with another call signature, :class:`AverageOverDraws` one that is random in eval mode.
 """
 
 from __future__ import annotations
 
-from advphotoz.models._shared import Layer, layers, table
+from advphotoz.models.adapters import Adapter, AverageOverDraws
 from advphotoz.models.cnn import CNN, cnn
 from advphotoz.models.inception import Inception, inception
+from advphotoz.models.layers import Layer, layers, table
 
-__all__ = ["CNN", "Inception", "Layer", "cnn", "inception", "layers", "table"]
+__all__ = [
+    "CNN",
+    "Adapter",
+    "AverageOverDraws",
+    "Inception",
+    "Layer",
+    "cnn",
+    "inception",
+    "layers",
+    "table",
+]

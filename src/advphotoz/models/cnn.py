@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from advphotoz._checks import check_at_least_one
-from advphotoz.models._ops import Halve
-from advphotoz.models._shared import append_ebv, check_inputs, check_width, initialise, scaled
+from advphotoz.models.fused import AveragePool2x2
+from advphotoz.models.layers import append_ebv, check_inputs, check_width, initialise, scaled
 
 __all__ = ["CNN", "cnn"]
 
@@ -30,15 +31,16 @@ class CNN(nn.Module):
         size = -(-(size + 2) // 2)
         size = -(-(size + 2) // 2)
         self.conv0 = nn.Conv2d(n_bands, scaled(64, w), 5, padding=2)
-        self.pool0 = Halve()
+        self.pool0 = AveragePool2x2()
         self.conv1 = nn.Conv2d(scaled(64, w), scaled(92, w), 3, padding=2)
-        self.pool1 = Halve()
+        self.pool1 = AveragePool2x2()
         self.conv2 = nn.Conv2d(scaled(92, w), scaled(128, w), 3, padding=2)
-        self.pool2 = Halve()
+        self.pool2 = AveragePool2x2()
         self.fc0 = nn.Linear(scaled(128, w) * size**2 + 1, scaled(1024, w))  # and ebv
         self.fc1 = nn.Linear(scaled(1024, w), n_bins)
         initialise(self)
 
+    @override
     def forward(self, image: Tensor, ebv: Tensor) -> Tensor:
         """Return logits (N, n_bins) of an image (N, n_bands, size, size) and ebv (N,) or (N, 1)."""
         check_inputs(image, ebv, self.n_bands, self.image_size)

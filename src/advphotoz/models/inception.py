@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from advphotoz._checks import check_at_least_one
-from advphotoz.models._ops import Halve, PReLU, Smooth, prelu
-from advphotoz.models._shared import append_ebv, check_inputs, check_width, initialise, scaled
+from advphotoz.models.fused import AveragePool2x2, PaddedAveragePool2x2, PReLU, prelu
+from advphotoz.models.layers import append_ebv, check_inputs, check_width, initialise, scaled
 
 __all__ = ["Inception", "inception"]
 
@@ -36,14 +37,14 @@ class _Cell(nn.Module):
         middle: int,
         outputs: int,
         prelu_init: float,
-        pad_counted: bool,
+        count_include_pad: bool,
         branch_5x5: bool = True,
     ) -> None:
         super().__init__()
         self.s1_0 = _Conv(inputs, middle, 1, prelu_init)
         self.s2_0 = _Conv(middle, outputs, 3, prelu_init)
         self.s1_2 = _Conv(inputs, middle, 1, prelu_init)
-        self.pool0 = Smooth(pad_counted)
+        self.pool0 = PaddedAveragePool2x2(count_include_pad)
         if branch_5x5:
             self.s1_1 = _Conv(inputs, middle, 1, prelu_init)
             self.s2_1 = _Conv(middle, outputs, 5, prelu_init)
@@ -51,22 +52,23 @@ class _Cell(nn.Module):
         self.s2_2 = _Conv(inputs, outputs, 1, prelu_init)
         self.outputs = (3 if branch_5x5 else 2) * outputs + middle
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         s1_1 = [self.s1_1] if self.branch_5x5 else []
-        y = _side_by_side([self.s1_0, self.s1_2, *s1_1, self.s2_2], x)
+        y = _pointwise([self.s1_0, self.s1_2, *s1_1, self.s2_2], x)
         s2_0 = self.s2_0(next(y))
         pool0 = self.pool0(next(y))
         s2_1 = [self.s2_1(next(y))] if self.branch_5x5 else []
         return torch.cat([next(y), *s2_1, s2_0, pool0], dim=1)
 
 
-def _side_by_side(branches: list[_Conv], x: Tensor) -> Iterator[Tensor]:
-    """Apply 1x1 convolutions and their PReLUs to the same x, as one wide convolution and PReLU.
+def _pointwise(branches: list[_Conv], x: Tensor) -> Iterator[Tensor]:
+    """Apply 1x1 convolutions and their PReLUs to the same x, merged into one convolution and PReLU.
 
-    x is read once, and the gradient that comes back to it is not a sum of four. Where somebody has
-    changed or watches (by a hook) a branch, they are called one by one.
+    x is read once, and its gradient is one product instead of a sum of four. Where a branch was
+    replaced or has a hook, the branches are called one by one.
     """
-    if not all(map(_untouched, branches)):
+    if not all(map(_can_merge, branches)):
         return (branch(x) for branch in branches)
     weight = torch.cat([branch.conv.weight for branch in branches])
     bias = torch.cat([branch.conv.bias for branch in branches if branch.conv.bias is not None])
@@ -79,8 +81,8 @@ def _side_by_side(branches: list[_Conv], x: Tensor) -> Iterator[Tensor]:
     return iter(parts)
 
 
-def _untouched(branch: _Conv) -> bool:
-    """Return whether a 1x1 convolution and its PReLU are as they were made, and without hooks."""
+def _can_merge(branch: _Conv) -> bool:
+    """Return whether a branch is still a 1x1 convolution with bias and a PReLU, without hooks."""
     modules = list(branch.modules())
     if [type(module) for module in modules] != [_Conv, nn.Conv2d, PReLU]:
         return False
@@ -111,7 +113,7 @@ class Inception(nn.Module):
         i3_cells: int = 1,
         width: float = 1.0,
         prelu_init: float = 0.25,
-        pad_counted: bool = True,
+        count_include_pad: bool = True,
         logits_relu: bool = False,
     ) -> None:
         super().__init__()
@@ -140,10 +142,10 @@ class Inception(nn.Module):
 
         def cell(inputs: int, middle: int, outputs: int, branch_5x5: bool = True) -> _Cell:
             middle, outputs = scaled(middle, w), scaled(outputs, w)
-            return _Cell(inputs, middle, outputs, prelu_init, pad_counted, branch_5x5)
+            return _Cell(inputs, middle, outputs, prelu_init, count_include_pad, branch_5x5)
 
         self.conv0 = _Conv(n_bands, scaled(64, w), 5, prelu_init)
-        self.pool0 = Halve()  # no parameters: one module for all three poolings
+        self.pool0 = AveragePool2x2()  # no parameters: one module for all three poolings
         self.i0 = cell(scaled(64, w), 48, 64)
         self.i1 = cell(self.i0.outputs, 64, 92)
         self.i2 = cell(self.i1.outputs, 92, 128)
@@ -156,6 +158,7 @@ class Inception(nn.Module):
         self.fc2 = nn.Linear(scaled(1096, w), n_bins)
         initialise(self)
 
+    @override
     def forward(self, image: Tensor, ebv: Tensor) -> Tensor:
         """Return logits (N, n_bins) of an image (N, n_bands, size, size) and ebv (N,) or (N, 1)."""
         check_inputs(image, ebv, self.n_bands, self.image_size)
@@ -182,7 +185,7 @@ def inception(
     i3_cells: int = 1,
     width: float = 1.0,
     prelu_init: float = 0.25,
-    pad_counted: bool = True,
+    count_include_pad: bool = True,
     logits_relu: bool = False,
 ) -> Inception:
     """Build the paper's Inception network, Campagne 2020 (arXiv:2002.10154), Table A1.
@@ -207,9 +210,10 @@ def inception(
         Factor on every number of channels and features but n_bands and n_bins.
     prelu_init : float
         Start of every PReLU weight: PyTorch's 0.25. Pasquet et al.'s TensorFlow code has 0.
-    pad_counted : bool
-        Whether the zeros that pad the pooling within a cell (one row and column, bottom and
-        right) count in its average, as in PyTorch. Pasquet et al.'s code leaves them out: False.
+    count_include_pad : bool
+        Whether the zeros that pad the pooling within a cell (one row below, one column to the
+        right) count in its average, as in `torch.nn.AvgPool2d`. Pasquet et al.'s code leaves
+        them out: False.
     logits_relu : bool
         Whether a ReLU follows the logits, as in the code released with the paper. Off by default:
         it zeroes about four in ten logits at the start, and can hide gradients from an attack.
@@ -240,6 +244,6 @@ def inception(
         i3_cells,
         width,
         prelu_init,
-        pad_counted,
+        count_include_pad,
         logits_relu,
     )

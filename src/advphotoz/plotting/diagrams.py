@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from advphotoz import metrics
 from advphotoz._checks import require
@@ -141,9 +142,9 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
 
 
 def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Axes:
-    """Draw one metric against eps, a line per attack, with its standard errors.
+    """Draw one metric against eps, a line per attack.
 
-    The axis of eps is logarithmic above the smallest eps, and linear from there to the clean
+    Bars are standard errors, those of eta Wilson's interval. The axis of eps is logarithmic above the smallest eps, and linear from there to the clean
     images at 0.
 
     Parameters
@@ -165,7 +166,8 @@ def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Ax
     ImportError
         Without matplotlib.
     ValueError
-        If there is no such metric.
+        If there is no such metric, or it was not computed: a score of PDFs where the readout has
+        none.
 
     Examples
     --------
@@ -175,7 +177,7 @@ def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Ax
     >>> from advphotoz.evaluation import robustness_curve
     >>> model, batch = torch.nn.Linear(2, 4), (torch.randn(8, 2), torch.rand(8))
     >>> curve = robustness_curve(
-    ...     model, [batch], {"FGSM": FGSM}, [0.1, 0.2], bins=RedshiftBins(n=4), progress=False
+    ...     model, [batch], {"FGSM": FGSM}, [0.1, 0.2], RedshiftBins(n=4), progress=False
     ... )
     >>> plot_robustness(Figure().subplots(), curve, "nll").get_ylabel()
     'negative log-likelihood'
@@ -186,12 +188,11 @@ def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Ax
     for k, name in enumerate(curve.names):
         eps, values = curve.line(name, metric)
         every |= set(eps.tolist())
-        has_error = getattr(curve.points[0].row, f"{metric}_error", None) is not None
-        error = factor * curve.line(name, f"{metric}_error")[1] if has_error else None
+        error = _error(curve, name, metric)
         ax.errorbar(
             eps,
             factor * values,
-            yerr=error,
+            yerr=None if error is None else factor * error,
             color=COLOURS[k % len(COLOURS)],
             marker=MARKERS[k % len(MARKERS)],
             markersize=4,
@@ -210,3 +211,15 @@ def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Ax
     ax.set(xlabel=r"$\varepsilon$ [units of the image]", ylabel=label)
     ax.legend(frameon=False, fontsize="small")
     return ax
+
+
+def _error(curve: RobustnessCurve, name: str, metric: str) -> npt.NDArray[Any] | None:
+    """Return the lengths of the bars: one per point, or one below and one above; None for none."""
+    row = curve.points[0].row
+    if hasattr(row, f"{metric}_low"):
+        values = curve.line(name, metric)[1]
+        low, high = (curve.line(name, f"{metric}_{end}")[1] for end in ("low", "high"))
+        return np.array([values - low, high - values]).clip(min=0)  # the rounding of 0 and of 1
+    if getattr(row, f"{metric}_error", None) is None:
+        return None
+    return curve.line(name, f"{metric}_error")[1]

@@ -1,8 +1,9 @@
-"""One attacked galaxy: the image, the perturbation, and what the model makes of them."""
+"""One attacked galaxy: the image, the perturbation, and the redshifts that the model predicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from advphotoz._checks import check_images, require
-from advphotoz._modes import device_of, evaluating
+from advphotoz._model import check_model, device_of, untouched
+from advphotoz.attacks.contract import check_batch
+from advphotoz.batch import Batch
 from advphotoz.plotting._style import BLUE, VERMILLION, as_float64
-from advphotoz.redshift import RedshiftBins
+from advphotoz.redshift import PDFReadout, Readout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["plot_attack_panel"]
 
 
+REACH = 0.5  # in redshift, how far from the predictions a PDF is looked for
+FAINT = 0.02  # of its largest value, below which a PDF is not worth the room
+
+
 def plot_attack_panel(
     model: nn.Module,
     x: Tensor,
     x_adv: Tensor,
-    target: Any,
+    z: Any,
     context: Sequence[Tensor] = (),
-    bins: RedshiftBins | None = None,
+    *,
+    readout: Readout,
     fig: Figure | None = None,
     bands: Sequence[str] = "ugriz",
     magnify: float | None = None,
@@ -38,18 +46,21 @@ def plot_attack_panel(
     From the top: x; the perturbation, magnified; x_adv; the horizontal slice through the middle
     of both; the PDFs of both, with z_phot and z_spec. All frames share one colour scale.
 
+    A PDF on bins is drawn as steps, any other as a curve around the predictions. Of a network
+    without a PDF the last row shows z_phot alone.
+
     Parameters
     ----------
     model : Module
         Called as ``model(x, *context)``, in eval mode, and left as it was.
     x, x_adv : Tensor, (C, H, W) or (1, C, H, W)
         The image and its adversarial version.
-    target : float or Tensor
+    z : float or Tensor
         z_spec of this one galaxy.
     context : sequence of Tensor
         The other inputs of the model, each with one row.
-    bins : RedshiftBins, optional
-        The grid of the model's output. None: ``RedshiftBins()``.
+    readout : Readout
+        How the output becomes a redshift, such as ``RedshiftBins(0.0, 1.0, 180)``.
     fig : Figure, optional
         An empty figure to draw on. None: a new one, 7 inches wide.
     bands : sequence of str
@@ -61,27 +72,29 @@ def plot_attack_panel(
     Returns
     -------
     Figure
-        With 3 C frames, C slices, the PDFs and the colour bar.
+        With 3 C frames, C slices, the redshifts and the colour bar.
 
     Raises
     ------
     ImportError
         Without matplotlib.
     ValueError
-        If x is not one image, x_adv has another shape, or there is not one name per band.
+        If x is not one image, x_adv has another shape, there is not one name per band, or the
+        output is not what the readout expects.
+    TypeError
+        If the model is no Module, or the context is no sequence of tensors.
 
     Examples
     --------
     >>> from matplotlib.figure import Figure
-    >>> from advphotoz import FGSM, models
-    >>> model = models.cnn(image_size=9, width=0.05)
+    >>> from advphotoz import FGSM, CrossEntropy, RedshiftBins, models
+    >>> model, bins = models.cnn(image_size=9, width=0.05), RedshiftBins()
     >>> x, ebv, z = torch.randn(1, 5, 9, 9), torch.zeros(1), torch.tensor([0.2])
-    >>> x_adv = FGSM(0.01)(model, x, z, context=(ebv,))
-    >>> fig = plot_attack_panel(model, x, x_adv, z, context=(ebv,), fig=Figure())
-    >>> len(fig.axes)  # 15 frames, 5 slices, the PDFs and the colour bar
+    >>> x_adv = FGSM(0.01, objective=CrossEntropy(bins))(model, x, z, context=(ebv,))
+    >>> fig = plot_attack_panel(model, x, x_adv, z, (ebv,), readout=bins, fig=Figure())
+    >>> len(fig.axes)  # 15 frames, 5 slices, the redshifts and the colour bar
     22
     """
-    bins = RedshiftBins() if bins is None else bins
     before, after = (_one_image(value, name) for value, name in ((x, "x"), (x_adv, "x_adv")))
     if before.shape != after.shape:
         raise ValueError(
@@ -93,23 +106,50 @@ def plot_attack_panel(
         )
     if fig is None:
         fig = require("matplotlib.pyplot", "plot").figure(figsize=(7.0, 6.6), layout="constrained")
-    z_spec = float(torch.as_tensor(target).reshape(()))
-    pdfs = [_pdf(model, image, context, bins) for image in (before, after)]
-    _draw_panel(
-        fig, as_float64(before)[0], as_float64(after)[0], bands, magnify, pdfs, z_spec, bins
-    )
+    z_spec = float(torch.as_tensor(z).reshape(()))
+    said = [_predict(model, image, context, readout) for image in (before, after)]
+    _draw_images(fig, as_float64(before)[0], as_float64(after)[0], bands, magnify)
+    ax = fig.add_subplot(fig.axes[0].get_gridspec()[4, :])
+    if isinstance(readout, PDFReadout):
+        _draw_pdfs(ax, said, z_spec, readout)
+    else:
+        _limit(ax, [*(one.z_phot for one in said), z_spec])
+        ax.set_yticks([])
+    _draw_redshifts(ax, said, z_spec)
     return fig
 
 
-def _draw_panel(
+@dataclass(frozen=True)
+class _Prediction:
+    """What a network says about one image."""
+
+    output: Any
+    z_phot: float
+
+
+def _predict(
+    model: nn.Module, x: Tensor, context: Sequence[Tensor], readout: Readout
+) -> _Prediction:
+    device = device_of(check_model(model))
+    target = x.new_zeros(1)
+    check_batch(x, target, context)
+    with torch.inference_mode(False), torch.no_grad(), untouched(model, device):
+        # Copies, since a model may write into its inputs.
+        images, others, _, _ = Batch(
+            x.clone(), tuple(value.clone() for value in context), target
+        ).to(device)
+        output = model(images, *others)
+        if isinstance(output, Tensor):
+            output = output.cpu()
+        return _Prediction(output, float(readout.redshift(output)))
+
+
+def _draw_images(
     fig: Figure,
     x: npt.NDArray[Any],
     x_adv: npt.NDArray[Any],
     bands: Sequence[str],
     magnify: float | None,
-    pdfs: Sequence[Tensor],
-    z_spec: float,
-    bins: RedshiftBins,
 ) -> None:
     delta = x_adv - x
     top = float(np.percentile(x, 99.8))
@@ -145,37 +185,64 @@ def _draw_panel(
             ax.set_ylabel("flux", fontsize=8)
         if k == len(bands) // 2:
             ax.set_xlabel("pixel along the middle row", fontsize=8)
-    _draw_pdfs(fig.add_subplot(grid[4, :]), pdfs, z_spec, bins)
 
 
-def _draw_pdfs(ax: Axes, pdfs: Sequence[Tensor], z_spec: float, bins: RedshiftBins) -> None:
-    edges = bins.edges.numpy()
-    for pdf, colour, name in zip(pdfs, (BLUE, VERMILLION), ("$x$", r"$x+\delta$"), strict=True):
-        density = pdf.double().numpy() / bins.width
-        z_phot = float(bins.mean(pdf[None]))
-        label = rf"{name}: $z_\mathrm{{phot}} = {z_phot:.3f}$"
-        ax.stairs(density, edges, color=colour, linewidth=1.2, label=label)
-        ax.axvline(z_phot, color=colour, linewidth=1, linestyle="--")
+def _draw_pdfs(ax: Axes, said: Sequence[_Prediction], z_spec: float, readout: PDFReadout) -> None:
+    """Draw the densities, and show the part of the range where anything happens."""
+    edges = getattr(readout, "edges", None)  # of bins, within which the density is constant
+    if edges is not None:
+        bounds = as_float64(edges)
+        middle = (bounds[:-1] + bounds[1:]) / 2
+        densities = [_density(readout, one, middle) for one in said]
+        for density, colour in zip(densities, (BLUE, VERMILLION), strict=True):
+            ax.stairs(density, bounds, color=colour, linewidth=1.2)
+        busy = _busy(densities)
+        pad = 0.03 * (bounds[-1] - bounds[0])
+        low, high = min(bounds[busy[0]], z_spec) - pad, max(bounds[busy[-1] + 1], z_spec) + pad
+        ax.set_xlim(max(low, bounds[0]), min(high, bounds[-1]))
+    else:
+        found = sorted(one.z_phot for one in said)
+        grid = np.linspace(max(found[0] - REACH, -0.999), found[1] + REACH, 1001)
+        grid = np.union1d(grid, found)  # however narrow, the PDF is seen there
+        busy = _busy([_density(readout, one, grid) for one in said])
+        ends = grid[max(busy[0] - 1, 0)], grid[min(busy[-1] + 1, len(grid) - 1)]
+        _limit(ax, [*ends, z_spec])
+        low, high = ax.get_xlim()
+        grid = np.union1d(np.linspace(max(low, -0.999), high, 501), found)
+        for one, colour in zip(said, (BLUE, VERMILLION), strict=True):
+            ax.plot(grid, _density(readout, one, grid), color=colour, linewidth=1.2)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("PDF", fontsize=9)
+
+
+def _draw_redshifts(ax: Axes, said: Sequence[_Prediction], z_spec: float) -> None:
+    for one, colour, name in zip(said, (BLUE, VERMILLION), ("$x$", r"$x+\delta$"), strict=True):
+        label = rf"{name}: $z_\mathrm{{phot}} = {one.z_phot:.3f}$"
+        ax.axvline(one.z_phot, color=colour, linewidth=1, linestyle="--", label=label)
     label = rf"$z_\mathrm{{spec}} = {z_spec:.3f}$"
     ax.axvline(z_spec, color="black", linewidth=1, linestyle=":", label=label)
-    # The part of the range where anything happens.
-    total = torch.stack(list(pdfs)).double().sum(0).numpy()
-    busy = np.flatnonzero(total > 0.02 * total.max())
-    pad = 0.03 * (edges[-1] - edges[0])
-    low, high = min(edges[busy[0]], z_spec) - pad, max(edges[busy[-1] + 1], z_spec) + pad
-    ax.set(xlim=(max(low, edges[0]), min(high, edges[-1])), ylim=(0, None))
     ax.set_xlabel("redshift", fontsize=9)
-    ax.set_ylabel("PDF", fontsize=9)
     ax.tick_params(labelsize=8)
     ax.legend(fontsize=8, edgecolor="none")
 
 
-@torch.no_grad()
-def _pdf(model: nn.Module, x: Tensor, context: Sequence[Tensor], bins: RedshiftBins) -> Tensor:
-    device = device_of(model)
-    with evaluating(model):
-        output = model(x.to(device), *(value.to(device) for value in context))
-    return bins.pdf(output).cpu()[0]
+def _density(readout: PDFReadout, one: _Prediction, grid: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # One redshift at a time: an output of any form has one row, and cannot be repeated in general.
+    rows = torch.as_tensor(grid, dtype=torch.float32)[:, None]
+    return as_float64(torch.cat([readout.log_density(one.output, z) for z in rows]).exp())
+
+
+def _busy(densities: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return the indices where any of the densities counts."""
+    total = sum(densities)
+    return np.flatnonzero(total > FAINT * np.max(total))
+
+
+def _limit(ax: Axes, values: Sequence[float]) -> None:
+    """Let the axis span some redshifts, with a margin."""
+    low, high = min(values), max(values)
+    pad = max(0.08 * (high - low), 0.005)
+    ax.set_xlim(low - pad, high + pad)
 
 
 def _round_below(value: float) -> float:

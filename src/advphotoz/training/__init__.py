@@ -1,8 +1,20 @@
 """Algorithm 1: `mix_adversarial` for anyone's loop, and `AdversarialTrainer`, a loop around it."""
 
-from advphotoz.training.carry import Carry
+from advphotoz.training.callbacks import Callback, EarlyStopping, WeightAverage
+from advphotoz.training.losses import MixedLoss, TrainingLoss
 from advphotoz.training.mixing import mix_adversarial
-from advphotoz.training.numbered import numbered
-from advphotoz.training.trainer import AdversarialTrainer
+from advphotoz.training.trainer import AdversarialTrainer, Trainer
+from advphotoz.training.warm_start import IndexedDataset, WarmStart
 
-__all__ = ["AdversarialTrainer", "Carry", "mix_adversarial", "numbered"]
+__all__ = [
+    "AdversarialTrainer",
+    "Callback",
+    "EarlyStopping",
+    "IndexedDataset",
+    "MixedLoss",
+    "Trainer",
+    "TrainingLoss",
+    "WarmStart",
+    "WeightAverage",
+    "mix_adversarial",
+]

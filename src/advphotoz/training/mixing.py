@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_fraction
-from advphotoz.attacks.attack import Attack
+from advphotoz.attacks.contract import Attack, perturbations_of
+from advphotoz.batch import Batch, parse_batch
 
-__all__ = ["mix_adversarial"]
+__all__ = ["mix_adversarial", "mixed"]
 
 
 def mix_adversarial(
@@ -35,7 +36,8 @@ def mix_adversarial(
     model : callable
         Called as ``model(x, *context)``; left as it was.
     batch : sequence of Tensor
-        ``(x, *context, target)``, each of leading size N. Only x changes.
+        ``(x, *context, target)``, each of leading size N. Only x changes, and an input that the
+        attack's set names.
     attack : Attack
         Crafts the chosen rows, with its own objective.
     fraction : float
@@ -52,7 +54,8 @@ def mix_adversarial(
     Raises
     ------
     ValueError, TypeError
-        If the fraction is outside [0, 1], or for a batch that the attack refuses.
+        If the fraction is outside [0, 1], for an attack without an objective, or for a batch that
+        it refuses.
 
     References
     ----------
@@ -61,22 +64,48 @@ def mix_adversarial(
     Examples
     --------
     >>> import torch
-    >>> from advphotoz import FGSM, mix_adversarial
-    >>> model = torch.nn.Linear(3, 180)
+    >>> from advphotoz import FGSM, CrossEntropy, RedshiftBins, mix_adversarial
+    >>> model, objective = torch.nn.Linear(3, 180), CrossEntropy(RedshiftBins(0.0, 1.0, 180))
     >>> batch = (torch.zeros(10, 3), torch.full((10,), 0.5))
-    >>> x, z = mix_adversarial(model, batch, FGSM(0.01), fraction=0.2)
+    >>> x, z = mix_adversarial(model, batch, FGSM(0.01, objective=objective), fraction=0.2)
     >>> int((x != 0).any(dim=1).sum())
     2
     """
+    x, context, target, _ = mixed(model, parse_batch(batch), attack, fraction, generator)
+    return (x, *context, target)
+
+
+def mixed(
+    model: Callable[..., Any],
+    batch: Batch,
+    attack: Attack,
+    fraction: float,
+    generator: torch.Generator | None,
+) -> Batch:
+    """Do the work of `mix_adversarial` on a `Batch`."""
     fraction = check_fraction(fraction)
-    x, *context, target = batch
+    x = batch.x
     count = round(fraction * len(x))
     if not count:
-        return tuple(batch)
+        return batch
     device = x.device if generator is None else generator.device
     rows = torch.randperm(len(x), generator=generator, device=device)[:count].to(x.device)
-    chosen = tuple(value[rows] for value in context)
-    x_adv = attack(model, x[rows], target[rows], context=chosen, generator=generator)
-    mixed = x.detach().clone()
-    mixed[rows] = x_adv
-    return (mixed, *context, target)
+    chosen = batch.rows(rows)
+    # An attack that remembers samples is told which they are.
+    told = {"index": chosen.index} if getattr(attack, "takes_index", False) else {}
+    changes = perturbations_of(attack)
+    context = batch.context
+    if changes is not None and changes.changes_context:
+        find: Any = attack.find  # type: ignore[attr-defined]  # a set that does so has it
+        found = find(model, chosen.x, chosen.target, chosen.context, generator, **told)
+        x_adv = found.x
+        context = tuple(_replaced(c, rows, n) for c, n in zip(context, found.context, strict=True))
+    else:
+        x_adv = attack(model, chosen.x, chosen.target, chosen.context, generator, **told)
+    return batch._replace(x=_replaced(x.detach(), rows, x_adv), context=context)
+
+
+def _replaced(values: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    changed = values.clone()
+    changed[rows] = new
+    return changed

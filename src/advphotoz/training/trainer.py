@@ -8,31 +8,41 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm  # not tqdm.auto, which starts a second iterator of the loader
 
-from advphotoz._checks import check_at_least_one, check_fraction
-from advphotoz._files import replacing
-from advphotoz._modes import autocasting, check_autocast, device_of, evaluating, to_device
-from advphotoz.attacks.attack import Attack, bind_objective
-from advphotoz.objectives import CrossEntropy, Objective
-from advphotoz.training._epoch import mean_loss, start_epoch, step_scheduler, summary
-from advphotoz.training._resume import loader_generator, read_checkpoint, restore, state_of
-from advphotoz.training.carry import Carry, Transform
-from advphotoz.training.mixing import mix_adversarial
+from advphotoz import distributed
+from advphotoz._checks import check_at_least_one
+from advphotoz._files import check_folder
+from advphotoz._model import autocasting, check_autocast, check_model, device_of, evaluating
+from advphotoz.attacks.contract import Attack
+from advphotoz.batch import parse_batch
+from advphotoz.objectives import Objective
+from advphotoz.provenance import weights_digest
+from advphotoz.training.callbacks import Callback
+from advphotoz.training.checkpoint import (
+    loader_generators,
+    read_checkpoint,
+    samplers,
+    write_checkpoint,
+)
+from advphotoz.training.losses import MixedLoss, TrainingLoss
+from advphotoz.training.warm_start import Transform, transformed
 
-__all__ = ["AdversarialTrainer"]
+__all__ = ["AdversarialTrainer", "Trainer"]
 
-Batch = Sequence[Tensor]
+Scheduler = LRScheduler | ReduceLROnPlateau
 
 
-class AdversarialTrainer:
-    """A training loop around `mix_adversarial`, for any module, device and number of inputs.
+class Trainer:
+    """A training loop around any `TrainingLoss`, resumed to the last bit.
+
+    `AdversarialTrainer` is the same with the loss of Algorithm 1.
 
     Parameters
     ----------
@@ -41,18 +51,16 @@ class AdversarialTrainer:
         (a frozen BatchNorm) stay so. A model wrapped in DistributedDataParallel is trained through
         the wrapper and attacked inside it.
     optimizer : torch.optim.Optimizer
-        Holds the parameters to train. The paper: SGD, Adam or AdamW with a learning rate of 0.01,
-        the Adam family with eps between 0.1 and 1.
-    attack : Attack or None
-        Crafts the adversarial samples, against the weights of the moment. An attack without an
-        objective takes the trainer's. None, with fraction 0: classical training.
-    fraction : float
-        Share of adversarial samples in every batch, f_a in the paper.
-    objective : callable, optional
-        ``(output, target) -> (N,)``; its mean is minimised. None: ``CrossEntropy()``, the paper's.
+        Holds the parameters to train.
+    loss : TrainingLoss
+        What a batch costs: ``loss(model, batch, generator)``.
+    valid_loss : TrainingLoss, optional
+        The same in validation. None: `loss`.
     scheduler : LRScheduler, optional
-        Stepped once per epoch; `ReduceLROnPlateau` is given the validation loss, or the training
-        loss where there is no validation.
+        `ReduceLROnPlateau` is given the validation loss, or the training loss where there is no
+        validation, in the mean over all processes.
+    scheduler_step : {"epoch", "step"}
+        When the scheduler is stepped; one-cycle schedules step with every batch.
     transform : callable, optional
         ``(x, generator) -> x``, applied to each training batch before it is attacked, such as the
         paper's flips and rotations.
@@ -60,12 +68,6 @@ class AdversarialTrainer:
         torch.bfloat16 runs the model in mixed precision, in crafting too. None: full precision.
     seed : int
         Seeds `generator`, from which transform, mixing and attack draw.
-    valid_attack : Attack, optional
-        Takes the attack's place in validation. None: the attack itself. One stronger than that of
-        a single-step training sees it collapse, and `load_best` goes back to before.
-    carry : Carry, optional
-        Gives the attack each sample's last perturbation as its start; the training set must be
-        `numbered`. In validation the attack starts as usual.
 
     Attributes
     ----------
@@ -75,88 +77,66 @@ class AdversarialTrainer:
         One row per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
     best_epoch : int or None
         The epoch of the best weights.
+    stop : bool
+        Set by a callback to end the training after the epoch.
 
     Raises
     ------
     ValueError, TypeError
-        For a fraction outside [0, 1], an unknown autocast, a batch or loss that makes no sense.
-
-    Notes
-    -----
-    Attacks craft with the model in eval mode unless they say otherwise (`PGD.eval_mode`): dropout
-    noise would hide the direction, and BatchNorm would tie a sample's perturbation to its batch.
-
-    References
-    ----------
-    Campagne 2020 (arXiv:2002.10154), Algorithm 1 and Eqs. 10 and 11.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from advphotoz import FGSM, AdversarialTrainer
-    >>> model = torch.nn.Linear(3, 180)
-    >>> loader = [(torch.rand(8, 3), torch.rand(8))]
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    >>> trainer = AdversarialTrainer(model, optimizer, FGSM(0.01), fraction=0.5)
-    >>> trainer.fit(loader, epochs=2, progress=False)[-1]["epoch"]
-    2
+        For settings, a batch or a loss that make no sense; the message says what to do.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        attack: Attack | None,
-        fraction: float,
-        objective: Objective | None = None,
-        scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+        loss: TrainingLoss,
+        *,
+        valid_loss: TrainingLoss | None = None,
+        scheduler: Scheduler | None = None,
+        scheduler_step: Literal["epoch", "step"] = "epoch",
         transform: Transform | None = None,
         autocast: torch.dtype | None = None,
         seed: int = 0,
-        valid_attack: Attack | None = None,
-        carry: Carry | None = None,
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.fraction = check_fraction(fraction)
-        self.objective: Objective = CrossEntropy() if objective is None else objective
-        if attack is None and self.fraction > 0:
-            raise ValueError(f"fraction is {fraction}, but there is no attack; pass one, or 0")
-        if valid_attack is not None and self.fraction == 0:
-            raise ValueError("fraction is 0, so that valid_attack would attack nothing; drop it")
-        self.attack = None if attack is None else bind_objective(attack, self.objective)
-        valid_attack = attack if valid_attack is None else valid_attack
-        self.valid_attack = None if attack is None else bind_objective(valid_attack, self.objective)
-        self.carry = carry
-        self._train_attack = self.attack
-        if carry is not None:
-            if self.attack is None:
-                raise ValueError("there is no attack that could start at what is carried; pass one")
-            self._train_attack = carry.attack(self.attack)
+        self.model = check_model(model)
+        self.optimizer = _check_optimizer(optimizer, model)
+        self.loss = loss
+        self.valid_loss = loss if valid_loss is None else valid_loss
+        if scheduler_step not in ("epoch", "step"):
+            raise ValueError(f'scheduler_step must be "epoch" or "step", got {scheduler_step!r}')
+        if scheduler_step == "step" and isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError('ReduceLROnPlateau needs the loss of an epoch: scheduler_step="epoch"')
         self.scheduler = scheduler
+        self.scheduler_step = scheduler_step
         self.transform = transform
         self.autocast = check_autocast(autocast)
         self.generator = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
         self.best_epoch: int | None = None
+        self.stop = False
         self._best_weights: dict[str, Tensor] | None = None
-        self._loader_generator: torch.Generator | None = None
-        self._loader_state: Tensor | None = None
+        self._callbacks: Sequence[Callback] = ()
+        self._generators: dict[str, torch.Generator] = {}
+        # What a checkpoint holds for a loader and for callbacks, until `fit` is given them.
+        self._loader_states: dict[str, Tensor] | None = None
+        self._callback_states: list[Any] | None = None
 
     @property
     def epoch(self) -> int:
         """Number of epochs done."""
         return len(self.history)
 
-    def step(self, batch: Batch) -> float:
-        """Do one step of Algorithm 1 on a batch ``(x, *context, target)``; return its mean loss."""
-        x, context, target = to_device(batch, device_of(self.model))
-        batch = (x, *context, target)
-        if self.carry is not None:
-            batch = self.carry.transformed(batch, self.transform, self.generator)
-        elif self.transform is not None:
-            batch = (self.transform(x, self.generator), *context, target)
-        loss = self._loss(batch, self._train_attack, self.generator, carried=self.carry is not None)
+    def step(self, batch: Sequence[Any]) -> float:
+        """Do one step on a batch ``(x, *context, target)``; return its mean loss."""
+        here = parse_batch(batch).to(device_of(self.model))
+        if not len(here.x):
+            raise ValueError(
+                "a training batch holds no samples; leave empty batches out of the loader"
+            )
+        here = transformed(here, self.transform, self.generator)
+        with autocasting(here.x.device, self.autocast):
+            loss = self.loss(self.model, here, self.generator)
         value = loss.item()  # the host waits, once per step, for the sake of the weights
         if not math.isfinite(value):
             raise ValueError(
@@ -166,14 +146,19 @@ class AdversarialTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
+        if self.scheduler is not None and self.scheduler_step == "step":
+            self.scheduler.step()
+        for callback in self._callbacks:
+            callback.after_step(self, value)
         return value
 
     def fit(
         self,
-        train_loader: Iterable[Batch],
-        valid_loader: Iterable[Batch] | None = None,
+        train_loader: Iterable[Any],
+        valid_loader: Iterable[Any] | None = None,
         epochs: int = 150,
         checkpoint: str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> list[dict[str, float]]:
         """Train until `epochs` epochs are done in all, and return the history.
@@ -181,58 +166,71 @@ class AdversarialTrainer:
         Parameters
         ----------
         train_loader, valid_loader : iterable of batches
-            Read once per epoch. The validation loss is that of batches mixed like the training's,
-            with the same draws in every epoch; the weights where it is lowest are kept.
+            Read once per epoch. The validation loss is taken with the same draws in every epoch;
+            the weights where it is lowest are kept.
         epochs : int
             Total number, those done before (or before an interruption) included; 150 in the paper.
         checkpoint : path, optional
             Written after every epoch, and read at the start if it exists: an interrupted training
-            goes on from its last whole epoch, to the last bit the same.
+            goes on from its last whole epoch, to the last bit the same. Processes that train
+            together share one file, which the first of them writes.
+        callbacks : sequence of Callback
+            Called after steps and epochs, in this order.
         progress : bool
             Show a progress bar.
 
         Raises
         ------
         ValueError
-            If a loader yields no batch, the loss is not finite, or the checkpoint cannot be read.
+            If a loader yields no batch, the loss is not finite, or the checkpoint cannot be read or
+            is of another training.
+        OSError
+            If the checkpoint's folder cannot be written to; before the first step.
+        RuntimeError
+            If processes that train together do not begin at the same epoch and weights.
         """
         check_at_least_one(epochs, "epochs")
-        if checkpoint is not None and Path(checkpoint).exists():
-            self.load(checkpoint)
-        self._loader_generator = loader_generator(train_loader)
-        if self._loader_state is not None and self._loader_generator is not None:
-            self._loader_generator.set_state(self._loader_state)
-        self._loader_state = None
+        self._callbacks = tuple(callbacks)
+        for callback in self._callbacks:
+            callback.start(self)
+        if checkpoint is not None:
+            _check_resumable(train_loader)
+            check_folder(Path(checkpoint).absolute().parent)
+            if Path(checkpoint).exists():
+                self.load(checkpoint)
+        self._give_states_to(train_loader)
+        self._check_processes()
         if not self.model.training:
             self.model.train()
-        while self.epoch < epochs:
+        while self.epoch < epochs and not self.stop:
             start = time.perf_counter()
-            start_epoch(train_loader, self.epoch)
-            if self.carry is not None:
-                self.carry.start_epoch(self.epoch)
+            _start_epoch(train_loader, self.loss, self.epoch)
             name = f"epoch {self.epoch + 1}/{epochs}"
             with tqdm(train_loader, desc=name, disable=not progress, leave=False) as bar:
-                train = mean_loss(
-                    ((len(batch[0]), self.step(batch)) for batch in bar), "train_loader"
+                train = _mean_loss(
+                    ((_size(batch), self.step(batch)) for batch in bar), "train_loader"
                 )
             valid = None if valid_loader is None else self.validate(valid_loader)
             self._finish_epoch(train, valid, time.perf_counter() - start)
             if progress:
-                tqdm.write(f"{name}: {summary(self.history[-1])}")
+                tqdm.write(f"{name}: {_summary(self.history[-1])}")
             if checkpoint is not None:
-                self.save(checkpoint)
+                self._save_for_all(checkpoint)
         return self.history
 
-    def validate(self, loader: Iterable[Batch]) -> float:
-        """Return the mean loss in eval mode over batches mixed with `valid_attack`, draws fixed."""
+    def validate(self, loader: Iterable[Any]) -> float:
+        """Return the mean validation loss in eval mode, with draws that are the same each time."""
         generator = torch.Generator().manual_seed(0)
         device = device_of(self.model)
         with evaluating(self.model), torch.no_grad():
-            batches = (to_device(batch, device) for batch in loader)
-            attack = self.valid_attack
-            losses = [(len(x), self._loss((x, *c, z), attack, generator)) for x, c, z in batches]
+            losses = []
+            for given in loader:
+                # Without its index: a sample of the validation set is none of the training set.
+                batch = parse_batch(given).to(device)._replace(index=None)
+                with autocasting(device, self.autocast):
+                    losses.append((len(batch.x), self.valid_loss(self.model, batch, generator)))
             # Read when all are done: a GPU need not wait in between.
-            return mean_loss(((n, loss.item()) for n, loss in losses), "valid_loader")
+            return _mean_loss(((n, loss.item()) for n, loss in losses), "valid_loader")
 
     def load_best(self) -> None:
         """Put the best weights into the model: those of the lowest validation loss."""
@@ -243,37 +241,169 @@ class AdversarialTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs to give the same weights, bit for bit.
 
-        Model, optimizer, scheduler, history, best weights, what is carried, this trainer's
-        generator, that of the training loader, and torch's global random state (dropout draws from
-        it, and a shuffling loader without a generator). Python's and NumPy's are not in it.
+        Model, optimizer, scheduler, history, best weights, what loss and callbacks keep, and random
+        states: this trainer's generator, those of the training loader and its samplers, and
+        torch's global one (dropout draws from it, and a shuffling loader without a generator).
+        Python's and NumPy's are not in it.
         """
-        return copy.deepcopy(state_of(self))
+        return copy.deepcopy(self._state())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a `state_dict`; this sets torch's global random state too."""
-        restore(self, state)
+        """Go back to a `state_dict`; this sets torch's global random state too.
+
+        Raises
+        ------
+        ValueError
+            If it is that of another model, optimizer, scheduler or loss; the trainer is then as it
+            was.
+        """
+        missing = sorted(self._state().keys() - state.keys())
+        if missing:
+            raise ValueError(f"this is not the state of a trainer: it lacks {missing}")
+        for part in ("optimizer", "scheduler"):
+            ours, theirs = type(getattr(self, part)).__name__, state["kinds"][part]
+            if ours != theirs:
+                raise ValueError(
+                    f"the state is of a training with the {part} {theirs}, and this trainer has "
+                    f"{ours}; build the trainer as it was, or start over"
+                )
+        rank = distributed.rank()
+        if rank not in state["random"]:
+            raise ValueError(
+                f"the state is of {len(state['random'])} processes, and this is number {rank}; "
+                "resume with as many processes"
+            )
+        before = self.state_dict()
+        try:
+            self._restore(state, rank)
+        except Exception as error:
+            self._restore(before, rank)
+            raise ValueError(
+                "the state does not fit this trainer, which is as it was "
+                f"({type(error).__name__}: {error})"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the `state_dict` to a file, whole or not at all."""
-        with replacing(path) as temporary:
-            torch.save(state_of(self), temporary)
+        """Write the `state_dict` to a file with its SHA-256, whole or not at all."""
+        write_checkpoint(self._state(), path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Read a file that `save` wrote (with ``weights_only=True``: it cannot run code)."""
-        self.load_state_dict(read_checkpoint(path, state_of(self).keys()))
+        """Read a file that `save` wrote (with ``weights_only=True``: it cannot run code).
 
-    def _loss(
-        self, batch: Batch, attack: Attack | None, generator: torch.Generator, carried: bool = False
-    ) -> Tensor:
-        with autocasting(batch[0].device, self.autocast):
-            if attack is not None:
-                batch = mix_adversarial(self.model, batch, attack, self.fraction, generator)
-            x, *context, target = batch
-            output = self.model(x, *(context[:-1] if carried else context))
-        return self.objective(output.float(), target).mean()
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is damaged, no checkpoint, or that of another training.
+        """
+        state = read_checkpoint(path)
+        try:
+            self.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _state(self) -> dict[str, Any]:
+        """Return what `state_dict` holds, not copied."""
+        loss: Any = self.loss
+        called = [callback.state_dict() for callback in self._callbacks]
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "kinds": {
+                "optimizer": type(self.optimizer).__name__,
+                "scheduler": type(self.scheduler).__name__,
+            },
+            "loss": loss.state_dict() if hasattr(loss, "state_dict") else {},
+            "callbacks": self._callback_states if self._callback_states is not None else called,
+            "history": self.history,
+            "stop": self.stop,
+            "best_epoch": self.best_epoch,
+            "best_weights": self._best_weights,
+            "random": {distributed.rank(): self._random_state()},
+        }
+
+    def _random_state(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        loader = {name: g.get_state() for name, g in self._generators.items()}
+        return {
+            "generator": self.generator.get_state(),
+            "loader": loader if self._loader_states is None else self._loader_states,
+            "cpu": torch.get_rng_state(),
+            "cuda": cuda,
+        }
+
+    def _restore(self, state: dict[str, Any], rank: int) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        loss: Any = self.loss
+        if hasattr(loss, "load_state_dict"):
+            loss.load_state_dict(state["loss"])
+        self.history = [dict(row) for row in state["history"]]
+        self.stop = bool(state["stop"])
+        self.best_epoch = state["best_epoch"]
+        self._best_weights = state["best_weights"]
+        self._callback_states = state["callbacks"]
+        random = state["random"][rank]
+        self._loader_states = random["loader"]
+        self.generator.set_state(random["generator"])
+        torch.set_rng_state(random["cpu"])
+        if torch.cuda.is_available() and random["cuda"]:
+            torch.cuda.set_rng_state_all(random["cuda"])
+
+    def _give_states_to(self, loader: object) -> None:
+        """Give the loader and the callbacks what a checkpoint holds for them."""
+        self._generators = loader_generators(loader)
+        states, called = self._loader_states, self._callback_states
+        if states is not None:
+            if states.keys() != self._generators.keys():
+                raise ValueError(
+                    f"the checkpoint holds random states of {sorted(states)}, and the loader has "
+                    f"{sorted(self._generators)}; build the loader as it was, or start over"
+                )
+            for name, generator in self._generators.items():
+                generator.set_state(states[name])
+        if called is not None:
+            if len(called) != len(self._callbacks):
+                raise ValueError(
+                    f"the checkpoint holds {len(called)} callbacks, and fit was given "
+                    f"{len(self._callbacks)}; give the same ones, or start over"
+                )
+            for callback, state in zip(self._callbacks, called, strict=True):
+                callback.load_state_dict(state)
+        self._loader_states = self._callback_states = None
+
+    def _check_processes(self) -> None:
+        """Refuse to train with processes that do not begin together."""
+        if not distributed.several():
+            return
+        begins = distributed.gather_all((self.epoch, weights_digest(self.model)))
+        if len(set(begins)) > 1:
+            raise RuntimeError(
+                "the processes would begin at different places: epochs "
+                f"{[epoch for epoch, _ in begins]}, {len({d for _, d in begins})} sets of weights; "
+                "give all of them the same checkpoint file, or delete it everywhere"
+            )
+
+    def _save_for_all(self, path: str | os.PathLike[str]) -> None:
+        """Write one checkpoint for all processes: the first writes, with every random state."""
+        state = self._state()
+        if distributed.several():
+            parts = distributed.gather_all(state["random"])
+            state["random"] = {rank: kept for part in parts for rank, kept in part.items()}
+        if distributed.rank() == 0:
+            write_checkpoint(state, path)
+        distributed.barrier()
 
     def _finish_epoch(self, train: float, valid: float | None, seconds: float) -> None:
-        step_scheduler(self.scheduler, train if valid is None else valid)
+        decisive = train if valid is None else valid
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(decisive)
+        elif self.scheduler is not None and self.scheduler_step == "epoch":
+            self.scheduler.step()
         seen = [row["valid_loss"] for row in self.history if not math.isnan(row["valid_loss"])]
         if valid is not None and valid < min(seen, default=math.inf):
             self.best_epoch = self.epoch + 1
@@ -288,3 +418,131 @@ class AdversarialTrainer:
                 "seconds": seconds,
             }
         )
+        for callback in self._callbacks:
+            callback.after_epoch(self)
+
+
+class AdversarialTrainer(Trainer):
+    """Algorithm 1 for any module, device and number of inputs: a `Trainer` of its mixed loss.
+
+    Parameters
+    ----------
+    model, optimizer
+        As in `Trainer`. The paper: SGD, Adam or AdamW with a learning rate of 0.01, the Adam family
+        with eps between 0.1 and 1.
+    attack : Attack or None
+        Crafts the adversarial samples, against the weights of the moment. An attack without an
+        objective takes the trainer's. `WarmStart` begins where its last search on a sample ended.
+        None, with fraction 0: classical training.
+    fraction : float
+        Share of adversarial samples in every batch, f_a in the paper.
+    objective : callable
+        ``(output, target) -> (N,)``; its mean is minimised. ``CrossEntropy(bins)`` is the paper's.
+    valid_attack : Attack, optional
+        Takes the attack's place in validation. None: the attack itself. One stronger than that of
+        a single-step training sees it collapse, and `load_best` goes back to before.
+    **settings
+        As in `Trainer`: scheduler, scheduler_step, transform, autocast, seed.
+
+    Notes
+    -----
+    Attacks craft with the model in eval mode unless they say otherwise
+    (`GradientAttack.eval_mode`): dropout noise would hide the direction, and BatchNorm would tie a
+    sample's perturbation to its batch.
+
+    References
+    ----------
+    Campagne 2020 (arXiv:2002.10154), Algorithm 1 and Eqs. 10 and 11.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from advphotoz import FGSM, AdversarialTrainer, CrossEntropy, RedshiftBins
+    >>> model, objective = torch.nn.Linear(3, 180), CrossEntropy(RedshiftBins(0.0, 1.0, 180))
+    >>> loader = [(torch.rand(8, 3), torch.rand(8))]
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    >>> trainer = AdversarialTrainer(model, optimizer, FGSM(0.01), 0.5, objective)
+    >>> trainer.fit(loader, epochs=2, progress=False)[-1]["epoch"]
+    2
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        attack: Attack | None,
+        fraction: float,
+        objective: Objective,
+        *,
+        valid_attack: Attack | None = None,
+        **settings: Any,
+    ) -> None:
+        loss = MixedLoss(objective, attack, fraction)
+        if valid_attack is not None and loss.fraction == 0:
+            raise ValueError("fraction is 0, so that valid_attack would attack nothing; drop it")
+        valid_loss = loss if valid_attack is None else MixedLoss(objective, valid_attack, fraction)
+        super().__init__(model, optimizer, loss, valid_loss=valid_loss, **settings)
+
+
+def _check_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
+    if isinstance(optimizer, LBFGS):
+        raise TypeError(
+            "LBFGS evaluates the loss several times per step, on a batch that an attack would "
+            "change in between; take SGD, Adam or AdamW"
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):
+        raise ValueError(
+            "the optimizer holds none of the model's parameters, so that nothing would be trained; "
+            "make it from model.parameters(), after the model was moved or wrapped"
+        )
+    return optimizer
+
+
+def _check_resumable(loader: Any) -> None:
+    """Refuse a loader whose random state no checkpoint can hold."""
+    if getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0):
+        raise ValueError(
+            "workers that live on from epoch to epoch keep random states that no checkpoint can "
+            "hold, so that a resumed training would differ; make the DataLoader with "
+            "persistent_workers=False, or fit without a checkpoint"
+        )
+
+
+def _start_epoch(loader: object, loss: Any, epoch: int) -> None:
+    """Tell samplers which epoch begins (without it one of a DistributedSampler repeats its order).
+
+    The loss is told too, if it wants to know.
+    """
+    for _, sampler in samplers(loader):
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if set_epoch is not None and sampler is not loader:
+            set_epoch(epoch)
+    tell = getattr(loss, "start_epoch", None)
+    if tell is not None:
+        tell(epoch)
+
+
+def _size(batch: Any) -> int:
+    return len(parse_batch(batch).x)
+
+
+def _mean_loss(losses: Iterable[tuple[int, float]], name: str) -> float:
+    """Return the mean loss per sample, over all processes, from (batch size, mean loss) pairs."""
+    total, count = 0.0, 0
+    for size, loss in losses:
+        total, count = total + size * loss, count + size
+    totals, counts = zip(*distributed.gather_all((total, count)), strict=True)
+    if not sum(counts):
+        raise ValueError(f"{name} yields no sample: an empty loader, or a generator already used")
+    return float(sum(totals) / sum(counts))
+
+
+def _summary(row: dict[str, float]) -> str:
+    """Return a row of the history in words."""
+    return (
+        f"train loss {row['train_loss']:.4f}, valid loss {row['valid_loss']:.4f}, "
+        f"learning rate {row['learning_rate']:.3g}, {row['seconds']:.0f} s"
+    )

@@ -1,0 +1,112 @@
+r"""What a perturbation set is: what may change in one galaxy, and by how much.
+
+A search moves a parameter p, one row per sample, of whatever shape the set chooses: the pixels of
+an image that is added, or a handful of numbers such as one zero point per band. The set says what p
+does to a batch (`apply`), how large it is (`size`, 1 on the boundary), how to bring it back inside
+(`project`), which way to step (`steepest`) and how to draw one (`sample`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advphotoz._random import Generator
+
+__all__ = ["PerturbationSet", "per_sample_factor"]
+
+
+class PerturbationSet(ABC):
+    """The contract of a set; :func:`advphotoz.testing.check_set` tests it.
+
+    A set is a frozen value: settings, no tensor, no state. Samples are independent: everything has
+    leading size N, and row i of a result depends on row i of the arguments alone.
+
+    Attributes
+    ----------
+    changes_context : bool
+        Whether `apply` changes an input of the network beside the image. A plain call of an attack
+        returns images alone, and refuses such a set.
+    label : str
+        Its kind and size for the tables of a report, such as ``0.01``.
+    """
+
+    changes_context: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Kind and size in a few characters."""
+
+    def check(self, x: Tensor, context: Sequence[Tensor]) -> None:  # noqa: B027
+        """Refuse images that the set does not fit, such as the wrong number of bands."""
+
+    @abstractmethod
+    def identity(self, x: Tensor) -> Tensor:
+        """Return the parameter that changes nothing, (N, ...), on the device of x."""
+
+    @abstractmethod
+    def apply(
+        self, x: Tensor, context: tuple[Tensor, ...], p: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the changed batch; differentiable with respect to p, x itself is not modified."""
+
+    def place(
+        self, x: Tensor, context: tuple[Tensor, ...], p: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the changed batch as it is handed out: in the dtype and memory format of x.
+
+        Pixel balls round here, so that their radius holds exactly for the result.
+        """
+        moved, others = self.apply(x, context, p)
+        return torch.empty_like(x).copy_(moved), others
+
+    @abstractmethod
+    def project(self, x: Tensor, p: Tensor) -> Tensor:
+        """Return the nearest parameter inside the set, ``size(project(x, p)) <= 1``."""
+
+    @abstractmethod
+    def steepest(self, grad: Tensor) -> Tensor:
+        r"""Return the maximiser of :math:`\langle g, u \rangle` over ``size(u) <= 1``."""
+
+    @abstractmethod
+    def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
+        """Draw parameters uniformly in the set, for images x."""
+
+    @abstractmethod
+    def size(self, p: Tensor) -> Tensor:
+        """Measure parameters, (N,): 0 at the identity, 1 on the boundary."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Self:
+        """Return the set with every budget multiplied."""
+
+    def step(self, x: Tensor, p: Tensor, direction: Tensor, fraction: float | Tensor) -> Tensor:
+        r"""Return :math:`\mathcal{P}[p + \alpha\, u(d)]`, a step of a fraction of the budget.
+
+        Parameters
+        ----------
+        x, p : Tensor
+            Images and parameters.
+        direction : Tensor
+            A gradient, in the shape of p.
+        fraction : float or Tensor (N,)
+            :math:`\alpha`, 1 being the whole budget; one number, or one per sample.
+        """
+        return self.project(x, p + per_sample_factor(fraction, p) * self.steepest(direction))
+
+    def physical(self, p: Tensor) -> Tensor:
+        """Return parameters in physical units, for a report."""
+        return p
+
+
+def per_sample_factor(fraction: float | Tensor, p: Tensor) -> Any:
+    """Return a factor in a shape that multiplies p: a number, or (N, 1, ...)."""
+    if isinstance(fraction, Tensor) and fraction.ndim:
+        return fraction.to(p.dtype).view(-1, *[1] * (p.ndim - 1))
+    return fraction
