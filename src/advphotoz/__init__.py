@@ -1,8 +1,8 @@
 """How wrong a photo-z network can be made by a tiny change, and how to train one that resists.
 
 A *perturbation set* says what may change, a *readout* how the network's output becomes a redshift,
-an *objective* what to make worse, an *attack* how to search. `AdversarialTrainer` trains with attacks
-(Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
+an *objective* what to make worse, an *attack* how to search. `AdversarialTrainer` trains with
+attacks (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
 """
 
 from advphotoz import datasets, metrics, models

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import torch.distributed as dist
 from typing_extensions import Self
 
-__all__ = ["barrier", "gather", "gather_all", "rank", "several"]
+__all__ = ["barrier", "gather", "gather_all", "processes", "rank", "several"]
 
 
 class Mergeable(Protocol):
@@ -22,9 +22,14 @@ T = TypeVar("T", bound=Mergeable)
 V = TypeVar("V")
 
 
+def processes() -> int:
+    """Return the number of processes that work together, 1 for a process alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def several() -> bool:
     """Return whether this process trains or evaluates together with others."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return processes() > 1
 
 
 def rank() -> int:

@@ -655,6 +655,7 @@ def _check_sample(case: _Case) -> None:
 
 def _check_place(case: _Case) -> None:
     p = case.sample()
+    edge = case.project(30 * p)
     images = [case.x]
     if case.x.ndim == 4:
         images.append(case.x.contiguous(memory_format=torch.channels_last))
@@ -676,7 +677,8 @@ def _check_place(case: _Case) -> None:
                     "place changes the context, and changes_context is False",
                 )
         if isinstance(case.set, PixelBall):
-            _check_norm(case.set, x, placed, case.name)
+            for point in (p, edge):
+                _check_norm(case.set, x, case.place(point)[0], case.name)
     moved, context = case.apply(p)
     placed, _ = case.place(p)
     case.require(case.close(moved, placed), "place and apply differ by more than rounding")

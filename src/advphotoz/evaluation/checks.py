@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from advphotoz import distributed
 from advphotoz._model import autocasting
 from advphotoz.attacks import UniformNoise, ZeroGradientWarning
 from advphotoz.attacks.contract import deepened, objective_of, perturbations_of, scaled
@@ -181,7 +182,7 @@ def run_checks(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroGradientWarning)  # said once already, by the attack
         made = _Checker(run, network, kept, attacks, noise, done).all()
-    return Checks(tuple(made), sum(len(batch.x) for batch in kept))
+    return Checks(tuple(made), int(done.kept.values().sum()))
 
 
 class _Checker:
@@ -201,6 +202,7 @@ class _Checker:
         self.noise_name = noise
         self.own_noise: Tally | None = None
         self.z_spec = done.z_spec.values()
+        self.was_kept = done.kept.values().bool()
         self.clean = done.clean[""]
         self.tallies: dict[Hashable, Tally] = {name: done.attacked[name, ""] for name in attacks}
         # A draw from a set is a control, not a search; a set without room has nothing to search.
@@ -236,13 +238,14 @@ class _Checker:
                 for _ in range(2)
             )
             largest = max(largest, float((first - second).abs().max()))
+        largest = max(distributed.gather_all(largest))
         if largest <= SAME:
             return Check(name, "pass", f"z_phot differs by {largest:.2g} at most between passes.")
         return Check(
             name,
             "FAIL",
-            f"the network is random in eval mode: z_phot differs by up to {largest:.2g} between two "
-            "passes over the same images, so that a gradient of one draw misleads an attack; "
+            f"the network is random in eval mode: z_phot differs by up to {largest:.2g} between "
+            "two passes over the same images, so that a gradient of one draw misleads an attack; "
             "average over draws with models.AverageOverDraws(network, draws).",
             flag="network random in eval mode",
         )
@@ -263,14 +266,15 @@ class _Checker:
                     zero.append((gradient == 0).flatten(1).all(1).cpu())
             except ValueError as error:
                 return Check(name, "FAIL", f"{error}.", flag="no gradient")
-        flat = torch.cat(zero)
+        here = torch.cat(zero) if zero else torch.zeros(0, dtype=torch.bool)
+        flat = torch.cat(distributed.gather_all(here))
         share = float(flat.double().mean())
         sentence = (
             f"{int(flat.sum())} of {len(flat)} samples ({100 * share:.1f} %) have a gradient "
         )
         sentence += "that is exactly zero, so that no gradient attack can start from them"
         if self.strongest and bool(flat.any()):
-            misled = int(self.outliers[self.strongest][: len(flat)][flat].sum())
+            misled = int(self._of(self.outliers[self.strongest], len(flat))[flat].sum())
             sentence += f"; {misled} of these are outliers under {self.strongest}"
         status: Status = "pass" if share <= ZERO else "FAIL"
         sentence += f" (at most {100 * ZERO:.0f} %)."
@@ -301,7 +305,8 @@ class _Checker:
         rise, error, start = self._compare(name, more, title)
         if math.isnan(error):
             return Check(title, "not checked", "one sample has no standard error.", name)
-        own = start - float(self._own_before(name)[: self._count()].double().mean())
+        before = self._own_before(name)[self.was_kept]
+        own = start - float(before.double().mean())
         limit = max(2 * error, CONVERGED * abs(own)) + 1e-5 * abs(start)
         numbers = (
             f"twice the steps change the mean objective by {rise:+.3g} ± {error:.2g} from "
@@ -311,8 +316,8 @@ class _Checker:
             return Check(
                 title,
                 "FAIL",
-                f"{numbers}: more than two standard errors and {100 * CONVERGED:.0f} % of the rise, "
-                "so that a deeper search finds more; raise steps, or step_size.",
+                f"{numbers}: more than two standard errors and {100 * CONVERGED:.0f} % of the "
+                "rise, so that a deeper search finds more; raise steps, or step_size.",
                 name,
                 "not converged",
             )
@@ -380,7 +385,7 @@ class _Checker:
         if found is None:
             return Check(title, "not checked", "it states no set to draw noise from.", name)
         count = len(found.column("objective"))
-        attacked = self.tallies[name].column("objective")[:count]
+        attacked = self._of(self.tallies[name].column("objective"), count)
         rise, error, _ = _paired(attacked, found.column("objective"))
         return Check(
             title,
@@ -398,9 +403,9 @@ class _Checker:
         if found is None:
             return Check(title, "not checked", "it states no set to draw noise from.", name)
         noisy = self._outliers(found)
-        clean = self.clean_outliers[: len(noisy)]
+        clean = self._of(self.clean_outliers, len(noisy))
         rise, error, _ = _paired(noisy, clean)
-        gain = float((self.outliers[name][: len(noisy)] - clean).mean())
+        gain = float((self._of(self.outliers[name], len(noisy)) - clean).mean())
         limit = max(2 * error, HARMLESS * gain)
         return Check(
             title,
@@ -426,11 +431,11 @@ class _Checker:
     def _compare(self, name: str, variant: Any, title: str) -> tuple[float, float, float]:
         """Return by how much a variant of an attack beats it on the kept samples; see `_paired`."""
         after = self._pass(variant, title).column("own")
-        return _paired(after, self.tallies[name].column("own")[: len(after)])
+        return _paired(after, self._of(self.tallies[name].column("own"), len(after)))
 
     def _pass(self, attack: Any, title: str) -> Tally:
         """Run an attack on the kept samples."""
-        attacks: dict[Hashable, Any] = {title: (self.network, attack)}
+        attacks = {title: (self.network, attack)}
         done = self.run.one_pass(self.kept, {"": self.network}, attacks, f"check: {title}")
         return done.attacked[title, ""]
 
@@ -440,12 +445,13 @@ class _Checker:
             return tally.column("own_before")
         return self.clean.column("objective")
 
-    def _count(self) -> int:
-        return sum(len(batch.x) for batch in self.kept)
+    def _of(self, values: Tensor, count: int) -> Tensor:
+        """Return the values of the samples that were kept, or of all where all are asked for."""
+        return values if len(values) == count else values[self.was_kept]
 
     def _outliers(self, tally: Tally) -> Tensor:
         z_phot = tally.column("z_phot").double()
-        truth = self.z_spec[: len(z_phot)].double()
+        truth = self._of(self.z_spec, len(z_phot)).double()
         return (((z_phot - truth) / (1 + truth)).abs() > OUTLIER).double()
 
 

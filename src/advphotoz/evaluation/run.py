@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from typing_extensions import Self
 
+from advphotoz import distributed
 from advphotoz._checks import check_finite
 from advphotoz._model import autocasting, check_autocast, check_model, device_of, untouched
 from advphotoz._random import SampleGenerators
@@ -63,7 +65,13 @@ class Settings:
             raise ValueError(
                 f"bootstrap must be 0 (no standard errors) or at least 2 resamples, got {bootstrap}"
             )
-        return cls(readout, objective or natural, autocast, seed, progress, bootstrap)
+        maximised = natural if objective is None else objective
+        if not callable(maximised):
+            raise TypeError(
+                "objective must be callable as objective(output, target), one value per sample, "
+                f"such as CrossEntropy(bins), got {objective!r}"
+            )
+        return cls(readout, maximised, autocast, seed, progress, bootstrap)
 
 
 @dataclass
@@ -80,6 +88,8 @@ class Pass:
         Per attack and network, the tally of the attacked ones.
     data : DataDigest
         Which samples were seen.
+    kept : Column
+        1 for each sample that was kept for the checks, 0 for the others.
     batch_size : int
         The largest batch.
     """
@@ -88,15 +98,27 @@ class Pass:
     clean: dict[Any, Tally]
     attacked: dict[tuple[Any, Any], Tally]
     data: DataDigest
+    kept: Column
     batch_size: int = 0
+
+    def merge(self, other: Self) -> None:
+        """Add the samples that another process saw, behind those of this one."""
+        self.z_spec.append(other.z_spec.values())
+        self.kept.append(other.kept.values())
+        self.data.merge(other.data)
+        self.batch_size = max(self.batch_size, other.batch_size)
+        for name, tally in self.clean.items():
+            tally.merge(other.clean[name])
+        for key, tally in self.attacked.items():
+            tally.merge(other.attacked[key])
 
 
 class Prepared:
     """Networks in eval mode, frozen, on their devices; made by `prepared`."""
 
-    def __init__(self, networks: Iterable[nn.Module], settings: Settings) -> None:
+    def __init__(self, devices: Mapping[int, torch.device], settings: Settings) -> None:
         self.settings = settings
-        self._devices = {id(network): device_of(network) for network in networks}
+        self._devices = devices  # by the id of a network
 
     def device(self, network: nn.Module) -> torch.device:
         """Return the device of a network."""
@@ -113,9 +135,11 @@ class Prepared:
         networks: Mapping[K, nn.Module],
         attacks: Mapping[A, tuple[nn.Module, Any]],
         title: str,
-        look: Callable[[Batch], None] | None = None,
+        look: Callable[[Batch], int] | None = None,
     ) -> Pass:
         """Run every attack on its network on every batch, and show the images to all networks.
+
+        Processes that evaluate together each read their share of the data, and get the whole.
 
         Parameters
         ----------
@@ -128,27 +152,29 @@ class Prepared:
         title : str
             Of the progress bar.
         look : callable, optional
-            Sees every batch as it was read, on the CPU.
+            Sees every batch as it was read, on the CPU, and returns how many of its first samples
+            it keeps.
         """
         done = Pass(
             Column(),
             {name: Tally() for name in networks},
             {(attack, name): Tally() for attack in attacks for name in networks},
             DataDigest(),
+            Column(),
         )
         batch_generators = {
             name: torch.Generator(self.device(model)).manual_seed(self.settings.seed)
             for name, (model, _) in attacks.items()
         }
         total = _total(loader, len(attacks) + 1)
-        shown = not self.settings.progress
-        with tqdm(total=total, disable=shown, desc=title, unit="image") as bar:
+        hidden = not self.settings.progress
+        with tqdm(total=total, disable=hidden, desc=title, unit="image") as bar:
             for number, given in enumerate(loader):
                 batch = self._checked(given, number)
                 if not len(batch.x):
                     continue
-                if look is not None:
-                    look(batch)
+                kept = 0 if look is None else look(batch)
+                done.kept.append((torch.arange(len(batch.x)) < kept).float())
                 digests = sample_digests((batch.x, *batch.context, batch.target))
                 done.data.update(digests)
                 done.batch_size = max(done.batch_size, len(batch.x))
@@ -170,6 +196,7 @@ class Prepared:
                         measured = self._attacked(key, attack, network, found, on, clean[name])
                         done.attacked[key, name].update(measured)
                     bar.update(len(batch.x))
+        done = distributed.gather(done)
         if not done.data.count:
             raise ValueError(
                 "the loader gave no samples: it is empty, or an iterator that was already used up; "
@@ -264,22 +291,29 @@ def prepared(networks: Iterable[nn.Module], settings: Settings) -> Iterator[Prep
     shuffles, gives the same result again.
     """
     distinct = {id(network): check_model(network) for network in networks}
+    devices = {key: device_of(network) for key, network in distinct.items()}
     with ExitStack() as stack:
-        for network in distinct.values():
-            stack.enter_context(untouched(network, device_of(network)))
+        for key, network in distinct.items():
+            stack.enter_context(untouched(network, devices[key]))
         torch.manual_seed(settings.seed)
-        yield Prepared(distinct.values(), settings)
+        yield Prepared(devices, settings)
 
 
-def first_samples(kept: list[Batch], samples: int) -> Callable[[Batch], None]:
-    """Return a function that copies batches into `kept` until it holds that many samples."""
+def first_samples(kept: list[Batch], samples: int) -> Callable[[Batch], int]:
+    """Return a function that copies batches into `kept` until it holds that many samples.
 
-    def look(batch: Batch) -> None:
-        room = samples - sum(len(rows.x) for rows in kept)
-        if room > 0:
-            # Copies: a loader may reuse its memory.
-            x, context, target, _ = batch.rows(slice(0, room))
-            kept.append(Batch(x.clone(), tuple(c.clone() for c in context), target.clone()))
+    Of processes that evaluate together each keeps its share of them.
+    """
+    share = -(-samples // distributed.processes())
+
+    def look(batch: Batch) -> int:
+        room = share - sum(len(rows.x) for rows in kept)
+        if room <= 0:
+            return 0
+        # Copies: a loader may reuse its memory.
+        x, context, target, _ = batch.rows(slice(0, room))
+        kept.append(Batch(x.clone(), tuple(c.clone() for c in context), target.clone()))
+        return len(x)
 
     return look
 

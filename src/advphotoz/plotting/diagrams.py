@@ -144,8 +144,8 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
 def plot_robustness(ax: Axes, curve: RobustnessCurve, metric: str = "eta") -> Axes:
     """Draw one metric against eps, a line per attack.
 
-    Bars are standard errors, those of eta Wilson's interval. The axis of eps is logarithmic above the smallest eps, and linear from there to the clean
-    images at 0.
+    Bars are standard errors, those of eta Wilson's interval. The axis of eps is logarithmic above
+    the smallest eps, and linear from there to the clean images at 0.
 
     Parameters
     ----------

@@ -108,8 +108,7 @@ def plot_attack_panel(
         fig = require("matplotlib.pyplot", "plot").figure(figsize=(7.0, 6.6), layout="constrained")
     z_spec = float(torch.as_tensor(z).reshape(()))
     said = [_predict(model, image, context, readout) for image in (before, after)]
-    _draw_images(fig, as_float64(before)[0], as_float64(after)[0], bands, magnify)
-    ax = fig.add_subplot(fig.axes[0].get_gridspec()[4, :])
+    ax = _draw_images(fig, as_float64(before)[0], as_float64(after)[0], bands, magnify)
     if isinstance(readout, PDFReadout):
         _draw_pdfs(ax, said, z_spec, readout)
     else:
@@ -150,7 +149,8 @@ def _draw_images(
     x_adv: npt.NDArray[Any],
     bands: Sequence[str],
     magnify: float | None,
-) -> None:
+) -> Axes:
+    """Draw the frames and the slices; return the axes below them."""
     delta = x_adv - x
     top = float(np.percentile(x, 99.8))
     largest = float(np.abs(delta).max())
@@ -185,6 +185,8 @@ def _draw_images(
             ax.set_ylabel("flux", fontsize=8)
         if k == len(bands) // 2:
             ax.set_xlabel("pixel along the middle row", fontsize=8)
+    below: Axes = fig.add_subplot(grid[4, :])
+    return below
 
 
 def _draw_pdfs(ax: Axes, said: Sequence[_Prediction], z_spec: float, readout: PDFReadout) -> None:

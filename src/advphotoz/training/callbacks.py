@@ -44,10 +44,10 @@ class Callback:
         """Prepare; called once, before the checkpoint is read."""
 
     def after_step(self, trainer: Training, loss: float) -> None:
-        """Called after every step of the optimizer with the loss of the batch."""
+        """Do something after every step of the optimizer, with the loss of the batch."""
 
     def after_epoch(self, trainer: Training) -> None:
-        """Called after every epoch, before the checkpoint is written.
+        """Do something after every epoch, before the checkpoint is written.
 
         ``trainer.history[-1]`` is its row; ``trainer.stop = True`` ends the training.
         """
