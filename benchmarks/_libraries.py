@@ -29,7 +29,8 @@ def advphotoz(model: Closed, x: Tensor, autocast: torch.dtype | None = None) -> 
     attack = PGD(
         LinfBall(EPS),
         steps=STEPS,
-        step_size=STEP_SIZE,
+        step_size=STEP_SIZE / EPS,
+        keep="last",
         objective=CrossEntropy(BINS),
         autocast=autocast,
     )

@@ -1,4 +1,4 @@
-"""Algorithm 1: what a training batch costs for f_a = 0 to 100 %, FGSM and PGD-10, beside theory.
+"""Algorithm 1: what a training batch costs for f_a = 0 to 100 %, FGSM and PGD-10, and theory.
 
     python benchmarks/algorithm1.py [--model inception] [--autocast bf16] [--json FILE]
 
@@ -20,7 +20,6 @@ import torch
 from _common import (
     BINS,
     EPS,
-    STEP_SIZE,
     STEPS,
     arguments,
     bare,
@@ -36,7 +35,7 @@ from advphotoz import FGSM, PGD, AdversarialTrainer, CrossEntropy, LinfBall
 FRACTIONS = (0.05, 0.2, 0.5, 1.0)
 ATTACKS = {
     "FGSM": (1, FGSM(EPS)),
-    f"PGD-{STEPS}": (STEPS, PGD(LinfBall(EPS), steps=STEPS, step_size=STEP_SIZE)),
+    f"PGD-{STEPS}": (STEPS, PGD(LinfBall(EPS), steps=STEPS, step_size="paper", keep="last")),
 }
 EPOCH = 100_000  # images, about the paper's
 

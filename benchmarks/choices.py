@@ -43,7 +43,8 @@ def seconds(args: argparse.Namespace, choices: list[str]) -> float:
     layout = torch.channels_last if "channels_last" in choices else torch.contiguous_format
     model.to(memory_format=layout)
     autocast = torch.bfloat16 if "bf16" in choices else None
-    attack = PGD(LinfBall(EPS), objective=CrossEntropy(BINS), autocast=autocast)
+    settings = {"step_size": "paper", "keep": "last", "autocast": autocast}
+    attack = PGD(LinfBall(EPS), objective=CrossEntropy(BINS), **settings)
     runs = {"attack": lambda _: attack(model, x, z, context=(ebv,))}
     return statistics.median(interleaved(runs, 3, args.device)["attack"])
 

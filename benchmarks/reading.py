@@ -150,7 +150,7 @@ def under_limit(args: argparse.Namespace, path: Path, few: bool) -> None:
     part = shuffled.subset(range(n))
     training = trainer(args, 0.2)
     training.fit(DataLoader(part, args.batch, num_workers=1), epochs=1, progress=False)
-    evaluate(training.model, DataLoader(part, args.batch), [FGSM(EPS)], bins=BINS, progress=False)
+    evaluate(training.model, DataLoader(part, args.batch), [FGSM(EPS)], BINS, progress=False)
     print(peak_mib())
 
 

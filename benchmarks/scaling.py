@@ -19,7 +19,6 @@ import torch
 from _common import (
     BINS,
     EPS,
-    STEP_SIZE,
     STEPS,
     arguments,
     build,
@@ -49,7 +48,8 @@ def runner(args: argparse.Namespace, what: str, batch: int, size: int, steps: in
     attack = PGD(
         LinfBall(EPS),
         steps=steps,
-        step_size=STEP_SIZE,
+        step_size="paper",
+        keep="last",
         objective=CrossEntropy(BINS),
         autocast=dtype,
     )

@@ -2,11 +2,11 @@
 
     python benchmarks/throughput.py [--checkpoint runs/demo/classical.pt --model cnn] [--json FILE]
 
-Same network, images and labels for all: L-infinity, eps 0.01, 10 steps of 0.001 from zero, pixels
-unbounded, eval mode, E(B-V) closed over. Round k crafts batch k, so that the rounds together
-measure the strength: cross-entropy and outliers after the attack, in float32. With --checkpoint (of
-AdversarialTrainer, such as the demo's) on simulated test galaxies, else on noise and random
-weights, where eta says nothing.
+Same network, images, labels and algorithm for all: L-infinity, eps 0.01, 10 steps of 0.001 from
+zero of which the last is returned, pixels unbounded, eval mode, E(B-V) closed over. Round k crafts
+batch k, so that the rounds together measure the strength: cross-entropy and outliers after the
+attack, in float32. With --checkpoint (of AdversarialTrainer, such as the demo's) on simulated test
+galaxies, else on noise and random weights, where eta says nothing.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ The .npz holds `image` (N, bands, height, width) float, `ebv` (N,) in magnitudes
 checkpoint holds a state_dict, as `torch.save(model.state_dict(), "weights.pt")` writes it, or is
 one of AdversarialTrainer. The builder is a function of a module that Python finds from this folder;
 it is called with n_bands, image_size and n_bins, and returns the network without weights. That is
-called as model(image, ebv) and returns logits (no softmax). Give one eps for all bands or one per
-band, in the units of the images: your sky noise is a good yardstick.
+called as model(image, ebv). With `--output bins` it returns logits on redshift bins (no softmax),
+and --z-min, --z-max and --bins must be those that it was trained on; with `--output redshift` it
+returns one redshift per image, and n_bins is 1. Give one eps for all bands or one per band, in the
+units of the images: your sky noise is a good yardstick.
 """
 
 from __future__ import annotations
@@ -23,20 +25,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from advphotoz import FGSM, PGD, LinfBall, RedshiftBins
+from advphotoz import FGSM, PGD, LinfBall, PointEstimate, RedshiftBins
 from advphotoz.datasets import CutoutDataset
 from advphotoz.evaluation import evaluate
 
 
-def load_model(
-    builder: str, checkpoint: Path, data: CutoutDataset, bins: RedshiftBins
-) -> nn.Module:
+def load_model(builder: str, checkpoint: Path, data: CutoutDataset, outputs: int) -> nn.Module:
     """Build the network and read its weights; the file cannot run code (weights_only)."""
     sys.path.insert(0, str(Path.cwd()))
     module, _, function = builder.partition(":")
     build = getattr(importlib.import_module(module), function)
     _, bands, size, _ = data.image.shape
-    model: nn.Module = build(n_bands=bands, image_size=size, n_bins=bins.n)
+    model: nn.Module = build(n_bands=bands, image_size=size, n_bins=outputs)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
@@ -57,26 +57,38 @@ def main() -> None:
     parser.add_argument("cutouts", type=Path)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--builder", default="advphotoz.models:cnn", help="module:function")
-    parser.add_argument("--z-min", type=float, default=0.0)
-    parser.add_argument("--z-max", type=float, default=1.0)
-    parser.add_argument("--bins", type=int, default=180)
+    parser.add_argument(
+        "--output", choices=["bins", "redshift"], default="bins", help="what the network returns"
+    )
+    parser.add_argument("--z-min", type=float, help="of the bins, 0 by default")
+    parser.add_argument("--z-max", type=float, help="of the bins, 1 by default")
+    parser.add_argument("--bins", type=int, help="their number, 180 by default")
     parser.add_argument("--eps", type=float, nargs="+", default=[0.01])
     parser.add_argument("--out", default="report", help="name of both files, without .md")
     args = parser.parse_args()
 
-    bins = RedshiftBins(args.z_min, args.z_max, args.bins)
+    grid = {"z_min": args.z_min, "z_max": args.z_max, "n": args.bins}
+    grid = {name: value for name, value in grid.items() if value is not None}
+    if grid and args.output == "redshift":
+        parser.error("--z-min, --z-max and --bins belong to --output bins")
+    readout = RedshiftBins(**grid) if args.output == "bins" else PointEstimate()
+    print(f"The output is read as {readout}")
     data = CutoutDataset.from_npz(args.cutouts)
-    model = load_model(args.builder, args.checkpoint, data, bins)
+    outputs = readout.n if isinstance(readout, RedshiftBins) else 1
+    model = load_model(args.builder, args.checkpoint, data, outputs)
     eps = args.eps[0] if len(args.eps) == 1 else args.eps
 
     attacks = {"FGSM": FGSM(eps), "PGD-10": PGD(LinfBall(eps))}
-    result = evaluate(model, DataLoader(data, batch_size=100), attacks, bins=bins)
+    result = evaluate(model, DataLoader(data, batch_size=100), attacks, readout)
 
     print(result)
     result.save(f"{args.out}.json")
-    title = f"# {args.checkpoint.name} on {args.cutouts.name}\n\nAttacked within eps = {eps}."
+    title = f"# {args.checkpoint.name} on {args.cutouts.name}"
+    setting = f"Attacked within eps = {eps}; the output is read as `{readout}`."
     Path(f"{args.out}.md").write_text(
-        f"{title}\n\n{result.to_markdown()}\n\n{result.sanity.to_markdown()}\n", encoding="utf-8"
+        f"{title}\n\n{setting}\n\n{result.to_markdown()}\n\n## Checks\n\n"
+        f"{result.checks.to_markdown()}\n",
+        encoding="utf-8",
     )
     print(f"\nWritten: {args.out}.md and {args.out}.json")
 

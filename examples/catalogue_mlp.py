@@ -74,14 +74,14 @@ def study(
             optimizer,
             attacks["PGD-10"],
             fraction,
-            objective=CrossEntropy(BINS),
+            CrossEntropy(BINS),
             scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
         )
         shuffle = torch.Generator().manual_seed(0)
         loader = DataLoader(TensorDataset(*train), 64, shuffle=True, generator=shuffle)
         trainer.fit(loader, epochs=epochs, progress=False)
         results[name] = evaluate(
-            model, [test], {**attacks, "PGD-50x3": strong}, bins=BINS, progress=False
+            model, [test], {**attacks, "PGD-50x3": strong}, BINS, progress=False
         )
     return results
 

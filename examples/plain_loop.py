@@ -23,7 +23,7 @@ def main() -> None:
 
     bins = RedshiftBins(0.0, 1.0, 180)
     objective = CrossEntropy(bins)
-    attack = FGSM(eps=0.01, objective=objective)
+    attack = FGSM(0.01, objective=objective)
     model = models.cnn(n_bins=bins.n, width=0.25)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader = DataLoader(simulate(args.galaxies, seed=1), batch_size=64, shuffle=True)

@@ -54,9 +54,9 @@ def plan(work: Work) -> list[Step]:
     six = [every[name] for name in SIX]
     for name, attack in table1_attacks(work.galaxies.image_size).items():
         path = out / "table1" / f"{name.replace(' ', '-').replace(',', '')}.json"
-        crafted_on = None if name in MATRICES else ["Iref"]
-        cost = 2 * scale.n_attack * getattr(attack, "steps", 1) * (1 if crafted_on else len(SIX))
-        do = partial(_transfer, work, six, attack, crafted_on)
+        sources = None if name in MATRICES else ["Iref"]
+        cost = 2 * scale.n_attack * getattr(attack, "steps", 1) * (1 if sources else len(SIX))
+        do = partial(_transfer, work, six, attack, sources)
         steps.append(Step(f"Table 1, {name}", path, cost, do, _models(work, six)))
     steps += [_evaluate(work, t) for t in six]
     steps.append(
@@ -64,7 +64,7 @@ def plan(work: Work) -> list[Step]:
             "evaluate Iref, the whole test set",
             out / "evaluations" / "Iref-test.json",
             scale.n_test,
-            lambda path: work.evaluate(every["Iref"], {}, scale.n_test, path, sanity=False),
+            lambda path: work.evaluate(every["Iref"], {}, scale.n_test, path, checks=False),
             _models(work, six[:1]),
         )
     )
@@ -127,8 +127,8 @@ def _evaluate(work: Work, training: Training) -> Step:
     return Step(
         f"evaluate {training.name}",
         path,
-        2 * (11 * n + 40 * min(64, n)),  # the checks cost four times PGD-10 on 64 galaxies
-        lambda path: work.evaluate(training, STANDARD, n, path, sanity=True),
+        2 * (11 * n + 30 * min(64, n)),  # the checks cost three times PGD-10 on 64 galaxies
+        lambda path: work.evaluate(training, STANDARD, n, path, checks=True),
         _models(work, [training]),
     )
 
@@ -138,11 +138,11 @@ def _models(work: Work, trained: list[Training]) -> list[Path]:
 
 
 def _strong(work: Work, training: Training, attacks: dict, path: Path) -> None:
-    work.evaluate(training, attacks, work.scale.n_strong, path, sanity=False)
+    work.evaluate(training, attacks, work.scale.n_strong, path, checks=False)
 
 
-def _transfer(work: Work, trained: list[Training], attack, crafted_on, path: Path) -> None:
-    work.transfer(trained, attack, crafted_on, path)
+def _transfer(work: Work, trained: list[Training], attack, sources, path: Path) -> None:
+    work.transfer(trained, attack, sources, path)
 
 
 def settings(scale: Scale, args: argparse.Namespace) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -60,7 +61,7 @@ def run(
 def test_there_is_a_test_for_every_example() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     names = [path.name for path in EXAMPLES.glob("*.py")]
-    assert len(names) >= 6
+    assert len(names) >= 7
     elsewhere = {"reproduce_paper.py"}  # tests/test_paper.py
     assert [n for n in names if n not in elsewhere and f'"{n}"' not in text] == []
 
@@ -71,6 +72,25 @@ def test_own_attack(environment: dict[str, str], tmp_path: Path) -> None:
     table = {line.split()[0]: line.split() for line in out.splitlines() if line}
     largest = {name: float(table[name][-2]) for name in ("FGSM", "PGD-10", "momentum")}
     assert largest == {"FGSM": 0.01, "PGD-10": 0.01, "momentum": 0.01}
+
+
+def test_foreign_networks(environment: dict[str, str], tmp_path: Path) -> None:
+    out, _ = run("foreign_networks.py", env=environment, cwd=tmp_path)
+    kinds = ("one output", "tuple", "dictionary", "image not first")
+    parts = re.split(r"^(\w[\w ]+)\n\n", out, flags=re.M)
+    assert parts[1::2] == list(kinds)
+    for kind, part in zip(kinds, parts[2::2], strict=True):
+        assert part.startswith("**Checks: no sign of a broken attack")
+        rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| ")]
+        cells = {row[0].strip("| "): row for row in rows}
+        assert list(cells) == ["attack", ":--", "clean", "noise", "PGD-10"]
+        assert cells["PGD-10"][-2] == "0.05"
+        # A PDF has a likelihood, which the attack lowers; one redshift has none.
+        likelihoods = [cells[name][7] for name in ("clean", "PGD-10")]
+        if kind == "one output":
+            assert likelihoods == ["n/a", "n/a"]
+        else:
+            assert float(likelihoods[1]) > float(likelihoods[0]) + 0.1
 
 
 def test_plain_loop(environment: dict[str, str], tmp_path: Path) -> None:
@@ -138,9 +158,42 @@ def test_attack_your_model(own: Path, environment: dict[str, str], tmp_path: Pat
     assert result["PGD-10"].objective_after > result["clean"].objective_after
     text = report.read_text(encoding="utf-8")
     assert result.to_markdown() in text
-    assert result.sanity is not None
-    assert result.sanity.to_markdown() in text
+    assert result.checks is not None
+    assert result.checks.to_markdown() in text
     assert str(report) in out
+    read_as = "RedshiftBins(z_min=0.0, z_max=0.4, n=60, clip=False)"
+    assert f"The output is read as {read_as}\n" in out
+    assert f"the output is read as `{read_as}`" in text
+
+
+def test_attack_a_model_with_one_redshift_as_output(
+    own: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = models.cnn(4, 23, n_bins=1, width=0.1)
+    torch.save(model.state_dict(), tmp_path / "point.pt")
+    options = ("--builder", "nets:build", "--output", "redshift", "--out", tmp_path / "report")
+    files = (own / "cutouts.npz", tmp_path / "point.pt")
+    out, _ = run("attack_your_model.py", *files, *options, env=environment, cwd=own)
+    assert "The output is read as PointEstimate()\n" in out
+    result = Evaluation.load(tmp_path / "report.json")
+    with np.load(own / "cutouts.npz") as file, torch.no_grad():
+        image, ebv = (torch.tensor(file[key], dtype=torch.float32) for key in ("image", "ebv"))
+        z_phot = model.eval()(image, ebv)[:, 0].numpy()
+    np.testing.assert_allclose(result.z_phot["clean"], z_phot, rtol=1e-4)
+    assert result.pit == {}
+    assert result["PGD-10"].nll is None
+    assert result["PGD-10"].objective_after > result["clean"].objective_after
+
+
+def test_bins_of_a_network_without_bins_are_refused(
+    own: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, err = run(
+        "attack_your_model.py", own / "cutouts.npz", own / "weights.pt", *OWN,
+        "--output", "redshift", env=environment, cwd=tmp_path, status=2,
+    )  # fmt: skip
+    assert "--z-min, --z-max and --bins belong to --output bins" in err
 
 
 def test_attack_a_model_of_a_module_in_this_folder_from_a_trainers_checkpoint(
@@ -211,7 +264,20 @@ def demo(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("demo")
     out, _ = run("demo.py", *DEMO, "--out", folder / "run", env=environment, cwd=folder)
     assert f"The report: {folder / 'run' / 'report.md'}" in out
+    verdicts_come_first(out, folder / "run")
     return folder / "run"
+
+
+def verdicts_come_first(text: str, folder: Path) -> None:
+    """Assert that what the checks say of both networks stands before the first table."""
+    first_table = text.index("| attack |")
+    for name in ("classical", "adversarial"):
+        result = Evaluation.load(folder / f"{name}.json")
+        assert result.checks is not None
+        attacks = [row for row in result.rows if row.name not in ("clean", "noise")]
+        strongest = max(attacks, key=lambda row: row.objective_after).name
+        said = f"{result.checks.verdict} The strongest attack shown is {strongest}: "
+        assert text.index(said) < first_table
 
 
 def rows(folder: Path) -> dict[str, Any]:
@@ -227,13 +293,18 @@ def epochs(printed: str) -> list[int]:
 
 def test_the_demo_writes_what_it_promises(demo: Path) -> None:
     report = (demo / "report.md").read_text(encoding="utf-8")
+    verdicts_come_first(report, demo)
     for name in ("classical", "adversarial"):
         result = Evaluation.load(demo / f"{name}.json")
         attacks = ["clean", "noise", "FGSM", "PGD-10", "L2-PGD-40"]
         assert [row["name"] for row in rows(demo)[name]] == attacks
-        assert [vars(row) for row in result.rows] == rows(demo)[name]
+        assert json.loads(json.dumps([vars(row) for row in result.rows])) == rows(demo)[name]
         assert result["clean"].n == 10
-        assert result.to_markdown() in report
+        assert result.checks is not None
+        table = dataclasses.replace(result, checks=None).to_markdown()
+        assert result.to_markdown().endswith(table)
+        assert table in report
+        assert result.checks.to_markdown() in report
     assert sorted(path.stem for path in demo.glob("*.png")) == PICTURES
     assert sorted(re.findall(r"!\[[^]]+\]\((\w+)\.png\)", report)) == PICTURES
     for name in PICTURES:

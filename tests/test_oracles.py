@@ -36,10 +36,11 @@ def case(dtype=torch.float32):
     model = model.eval().to(dtype)
     x = (x if dtype == torch.float64 else x / 10).to(dtype)
     context = (context[0].to(dtype),)
+    paper = {"step_size": "paper", "keep": "last", "objective": objective}
     attacks = {
         "fgsm": FGSM(EPS, objective=objective),
-        "pgd": PGD(LinfBall(EPS), steps=10, objective=objective),
-        "l2-pgd": l2_pgd(EPS_L2, steps=40, objective=objective),
+        "pgd": PGD(LinfBall(EPS), **paper, steps=10),
+        "l2-pgd": l2_pgd(EPS_L2, **paper, steps=40),
     }
     ours = {name: attack(model, x, z, context=context) for name, attack in attacks.items()}
     return Closed(model, context[0]), x, BINS.index(z), ours

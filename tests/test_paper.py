@@ -13,15 +13,26 @@ import numpy as np
 import pytest
 import torch
 
-from advphotoz import AdversarialTrainer, metrics
+from advphotoz import PGD, AdversarialTrainer, evaluate, metrics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import reproduce_paper
 from paper.data import Galaxies
 from paper.findings import FINDINGS
-from paper.plan import ALONE, SIX, Training, trainings
-from paper.results import Number, Results, difference
+from paper.plan import (
+    ALONE,
+    BINS,
+    EPS,
+    SIX,
+    STANDARD,
+    Training,
+    curve_attacks,
+    strong_attacks,
+    table1_attacks,
+    trainings,
+)
+from paper.results import Number, Results, difference, eta_of, in_units
 from paper.scales import SCALES
 from paper.steps import Step, claimed, run, same_settings
 from paper.tables import TABLES
@@ -56,7 +67,7 @@ def test_the_whole_experiment_also_when_it_is_stopped_within_a_training(
         worst = results.worst(name)
         assert worst["strongest"].value >= worst["strong, cross-entropy"].value
         assert worst["strongest"].value >= worst["strong, redshift"].value
-    parameters = {n: results.evaluation(n).settings["parameters"] for n in ALONE}
+    parameters = {n: results.parameters(n) for n in ALONE}
     assert parameters["pgd-50"] == parameters["Iref"]
     assert parameters["pgd-50-i4"] > parameters["pgd-50"] < parameters["pgd-50-fc0"]
     assert results.seeds("Iref") == ["Iref", "I0"]
@@ -67,14 +78,15 @@ def test_the_whole_experiment_also_when_it_is_stopped_within_a_training(
     for path in tmp_path.rglob("pgd-50-i4*"):
         path.unlink()
     weights = (tmp_path / "models" / "Iref.pt").stat().st_mtime_ns
-    save = AdversarialTrainer.save
+    validate = AdversarialTrainer.validate
 
-    def save_and_stop(self: AdversarialTrainer, path: Any) -> None:
-        save(self, path)
-        raise KeyboardInterrupt
+    def stop_in_the_second_epoch(self: AdversarialTrainer, loader: Any) -> float:
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return validate(self, loader)
 
     with monkeypatch.context() as context:
-        context.setattr(AdversarialTrainer, "save", save_and_stop)
+        context.setattr(AdversarialTrainer, "validate", stop_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
             reproduce_paper.main(arguments)
     assert (tmp_path / "models" / "pgd-50-i4.checkpoint").exists()
@@ -156,6 +168,34 @@ def test_every_training_has_a_name_of_its_own_and_the_full_scale_is_the_papers()
         150,
     )
     assert full.galaxies <= 659_857
+
+
+def test_every_search_is_the_papers() -> None:
+    size = 64
+    attacks = {**STANDARD, **table1_attacks(size), **strong_attacks(SCALES["cpu"])}
+    attacks |= {f"curve {name}": make(EPS) for name, make in curve_attacks().items()}
+    attacks |= {t.name: t.attack for t in trainings(SCALES["cpu"]) if t.attack is not None}
+    searches = {name: attack for name, attack in attacks.items() if isinstance(attack, PGD)}
+    assert len(searches) > 10
+    for name, attack in searches.items():
+        assert attack.keep == "last"
+        assert attack.step_size == (1.25 if name.startswith("step-50") else "paper")
+
+
+def test_errors_of_eta_are_those_of_wilsons_interval() -> None:
+    z_spec = np.full(20, 0.1)
+    batch = (torch.zeros(20, 2), torch.full((20,), 0.1))
+    model = torch.nn.Linear(2, 180)
+    row = evaluate(model, [batch], {}, BINS, checks=False, progress=False)["clean"]
+    low, high = metrics.wilson_interval(round(20 * row.eta), 20)
+    found = in_units(row, "eta")
+    assert found == Number(100 * row.eta, 50 * (high - low))
+    assert found.error > 0
+    assert in_units(row, "bias") == Number(1e4 * row.bias, 1e4 * row.bias_error)
+    assert eta_of(np.full(20, 0.5), z_spec).value == 100
+    assert eta_of(z_spec, z_spec) == Number(
+        0, 50 * np.subtract(*metrics.wilson_interval(0, 20)[::-1])
+    )
 
 
 def test_passes_count_as_in_the_benchmarks() -> None:

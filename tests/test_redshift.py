@@ -1,16 +1,25 @@
-"""The redshift grid: membership of bins, PDFs, and estimates of z."""
+"""Readouts: membership of bins, PDFs and their scores, and estimates of z."""
 
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import integrate, stats
 
-from advphotoz.redshift import RedshiftBins
+from advphotoz.redshift import (
+    GaussianMixture,
+    PDFReadout,
+    PointEstimate,
+    Quantiles,
+    Readout,
+    RedshiftBins,
+)
 
 BINS = RedshiftBins()
 
@@ -195,3 +204,292 @@ def test_gradient_of_the_mean() -> None:
     p = logits.detach().softmax(1)
     mean = (p * bins.centers).sum(1, keepdim=True)
     torch.testing.assert_close(grad, p * (bins.centers - mean), rtol=1e-4, atol=1e-7)
+
+
+def test_redshift_of_logits_is_the_mean_of_their_pdf() -> None:
+    logits = 4 * torch.randn(5, 180)
+    torch.testing.assert_close(BINS.redshift(logits), BINS.mean(BINS.pdf(logits)))
+    wide = logits.double().requires_grad_()
+    z = BINS.redshift(wide)
+    assert z.dtype == torch.float64
+    (grad,) = torch.autograd.grad(z.sum(), wide)
+    p = logits.double().softmax(1)
+    mean = (p * BINS.centers).sum(1, keepdim=True)
+    torch.testing.assert_close(grad, p * (BINS.centers - mean))
+    assert BINS.redshift(logits.bfloat16()).dtype == torch.float32
+
+
+def _square(a: Any, b: Any) -> Any:
+    """Mean over the unit interval of the square of a line from a to b."""
+    return (a * a + a * b + b * b) / 3
+
+
+def _bin_scores(logits: Any, z_spec: Any, bins: RedshiftBins) -> dict[str, Any]:
+    """Scores of PDFs on bins in NumPy and float64, sample by sample."""
+    rows: dict[str, list[float]] = {"nll": [], "pit": [], "crps": [], "cde_loss": []}
+    edges = np.linspace(bins.z_min, bins.z_max, bins.n + 1)
+    for row, z in zip(np.asarray(logits, float), np.asarray(z_spec, float), strict=True):
+        p = np.exp(row - row.max())
+        p /= p.sum()
+        k = min(int(np.searchsorted(edges, z, side="right")) - 1, bins.n - 1)
+        t = (z - edges[k]) / bins.width
+        left, right = np.cumsum(p) - p, np.cumsum(p)
+        middle = left[k] + t * p[k]
+        crps = (
+            _square(left[:k], right[:k]).sum()
+            + _square(1 - left[k + 1 :], 1 - right[k + 1 :]).sum()
+        )
+        crps += t * _square(left[k], middle) + (1 - t) * _square(1 - middle, 1 - right[k])
+        rows["nll"].append(-np.log(p[k] / bins.width))
+        rows["pit"].append(middle)
+        rows["crps"].append(crps * bins.width)
+        rows["cde_loss"].append((p**2).sum() / bins.width - 2 * p[k] / bins.width)
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bins", [RedshiftBins(0.0, 1.0, 180), RedshiftBins(0.1, 0.7, 7)])
+def test_scores_on_bins(bins: RedshiftBins, dtype: torch.dtype) -> None:
+    logits = (4 * torch.randn(30, bins.n)).to(dtype)
+    z = bins.z_min + (bins.z_max - bins.z_min) * torch.rand(30, dtype=torch.float64)
+    found, expected = bins.scores(logits, z), _bin_scores(logits.double(), z, bins)
+    room = 1e-12 if dtype == torch.float64 else 3e-5
+    for name, values in expected.items():
+        scores = getattr(found, name)
+        assert scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        np.testing.assert_allclose(scores, values, rtol=room, atol=room, err_msg=name)
+    by_pdf = bins.pdf_scores(logits.double().softmax(1), z)
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(by_pdf, name), values, rtol=1e-12, atol=1e-12)
+
+
+def test_the_crps_on_bins_is_its_integral() -> None:
+    bins = RedshiftBins(0.2, 0.8, 5)
+    logits = torch.randn(3, 5, dtype=torch.float64)
+    z = torch.tensor([0.2, 0.437, 0.8], dtype=torch.float64)
+    crps = bins.scores(logits, z).crps
+    edges, p = bins.edges.numpy(), logits.softmax(1).numpy()
+    for i in range(3):
+        cdf = np.concatenate([[0], p[i].cumsum()])
+        value, _ = integrate.quad(
+            lambda x, cdf=cdf, i=i: (np.interp(x, edges, cdf) - (x >= z[i].item())) ** 2,
+            0.2,
+            0.8,
+            points=[*edges, z[i].item()],
+        )
+        assert crps[i].item() == pytest.approx(value, abs=1e-10)
+
+
+def test_scores_of_a_pdf_that_is_almost_zero_are_finite() -> None:
+    logits = torch.zeros(1, 4)
+    logits[0, 0] = 400.0
+    scores = RedshiftBins(n=4).scores(logits, torch.tensor([0.9]))
+    assert scores.nll.item() == pytest.approx(400 - np.log(4), rel=1e-6)
+    assert scores.pit.item() == 1
+    assert all(bool(value.isfinite().all()) for value in scores)
+
+
+def test_pit_of_the_ends_is_zero_and_one() -> None:
+    bins = RedshiftBins(0.1, 0.7, 7)
+    scores = bins.scores(torch.randn(2, 7), torch.tensor([0.1, 0.7]))
+    assert scores.pit[0] == 0
+    assert scores.pit[1] == pytest.approx(1, abs=1e-6)
+    assert (scores.pit <= 1).all()
+
+
+def test_scores_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"shape \(2,\); got shape \(3,\)"):
+        BINS.scores(torch.zeros(2, 180), torch.zeros(3))
+    with pytest.raises(ValueError, match="lie outside the bins"):
+        BINS.scores(torch.zeros(2, 180), torch.tensor([0.5, 1.5]))
+
+
+# A point estimate.
+
+
+def test_a_point_estimate_is_the_output() -> None:
+    readout = PointEstimate()
+    z = torch.rand(4, requires_grad=True)
+    for output in (z, z[:, None]):
+        assert torch.equal(readout.redshift(output), z)
+    (grad,) = torch.autograd.grad(readout.redshift(z[:, None]).sum(), z)
+    assert torch.equal(grad, torch.ones(4))
+    assert readout.redshift(z.half()).dtype == torch.float32
+    assert readout.redshift(z.double()).dtype == torch.float64
+    assert isinstance(readout, Readout)
+    assert not isinstance(readout, PDFReadout)
+
+
+# A mixture of Gaussians.
+
+MIXTURE = GaussianMixture(3)
+
+
+def _mixture(n: int = 6, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, Any, Any, Any]:
+    """Return an output, and its weights, means and widths in NumPy."""
+    logits, mean = torch.randn(n, 3).double(), torch.rand(n, 3).double()
+    log_sigma = torch.randn(n, 3).double() - 2
+    output = torch.cat([logits, mean, log_sigma], 1)
+    return output.to(dtype), logits.softmax(1).numpy(), mean.numpy(), log_sigma.exp().numpy()
+
+
+@pytest.mark.parametrize(("dtype", "room"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_density_and_cdf_of_a_mixture_are_those_of_scipy(dtype: torch.dtype, room: float) -> None:
+    output, weight, mean, sigma = _mixture(dtype=dtype)
+    z = torch.rand(6)
+    at = z.double().numpy()[:, None]
+    density = (weight * stats.norm.pdf(at, mean, sigma)).sum(1)
+    cdf = (weight * stats.norm.cdf(at, mean, sigma)).sum(1)
+    scores = MIXTURE.scores(output, z)
+    found = MIXTURE.log_density(output, z)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, np.log(density), rtol=room, atol=room)
+    np.testing.assert_allclose(scores.nll, -np.log(density), rtol=room, atol=room)
+    np.testing.assert_allclose(scores.pit, cdf, rtol=room, atol=room)
+    np.testing.assert_allclose(MIXTURE.redshift(output), (weight * mean).sum(1), rtol=room)
+
+
+def test_crps_and_cde_loss_of_a_mixture_are_their_integrals() -> None:
+    output, weight, mean, sigma = _mixture()
+    z = torch.rand(6).double()
+    scores = MIXTURE.scores(output, z)
+    for i, at in enumerate(z.tolist()):
+        low, high = (mean[i] - 12 * sigma[i]).min(), (mean[i] + 12 * sigma[i]).max()
+        low, high = min(low, at), max(high, at)
+        # Gauss-Legendre between all places where the integrand bends.
+        marks = np.unique(
+            np.concatenate(
+                [m + s * np.arange(-12, 13) for m, s in zip(mean[i], sigma[i], strict=True)]
+            )
+        )
+        marks = np.concatenate([[low], marks[(marks > low) & (marks < high)], [at], [high]])
+        nodes, weights = np.polynomial.legendre.leggauss(20)
+        marks.sort()
+        half = np.diff(marks)[:, None] / 2
+        x = (marks[:-1, None] + half + half * nodes).ravel()
+        dx = (half * weights).ravel()
+        cdf = (weight[i] * stats.norm.cdf(x[:, None], mean[i], sigma[i])).sum(1)
+        pdf = (weight[i] * stats.norm.pdf(x[:, None], mean[i], sigma[i])).sum(1)
+        at_z = (weight[i] * stats.norm.pdf(at, mean[i], sigma[i])).sum()
+        assert scores.crps[i].item() == pytest.approx(
+            (dx * (cdf - (x >= at)) ** 2).sum(), abs=1e-10
+        )
+        assert scores.cde_loss[i].item() == pytest.approx((dx * pdf**2).sum() - 2 * at_z, rel=1e-9)
+
+
+def test_the_crps_of_one_gaussian_is_the_closed_form() -> None:
+    """Gneiting & Raftery 2007, Eq. 21."""
+    output = torch.tensor([[3.0, 0.4, -2.0]], dtype=torch.float64)
+    z = torch.tensor([0.55], dtype=torch.float64)
+    sigma = np.exp(-2.0)
+    u = (0.55 - 0.4) / sigma
+    expected = sigma * (u * (2 * stats.norm.cdf(u) - 1) + 2 * stats.norm.pdf(u) - np.pi**-0.5)
+    assert GaussianMixture(1).scores(output, z).crps.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradient_of_the_density_of_a_mixture() -> None:
+    output, *_ = _mixture(3)
+    z = torch.rand(3).double()
+    assert torch.autograd.gradcheck(lambda y: MIXTURE.log_density(y, z), output.requires_grad_())
+    assert torch.autograd.gradcheck(MIXTURE.redshift, output)
+
+
+# Quantiles.
+
+
+def test_the_median_of_quantiles() -> None:
+    output = torch.tensor([[0.1, 0.2, 0.4]], requires_grad=True)
+    assert Quantiles([0.16, 0.5, 0.84]).redshift(output).item() == pytest.approx(0.2)
+    # Between two levels: 0.4 of the way from 0.3 to 0.8.
+    between = Quantiles([0.1, 0.3, 0.8]).redshift(output)
+    assert between.item() == pytest.approx(0.2 + 0.4 * 0.2)
+    (grad,) = torch.autograd.grad(between.sum(), output)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, 0.6, 0.4]]))
+    assert not isinstance(Quantiles([0.5]), PDFReadout)
+
+
+@pytest.mark.parametrize(
+    "levels", [[], [0.5, 0.4], [0.4, 0.4, 0.6], [0.6, 0.9], [0.1], [0.0, 0.5], [0.5, 1.0]]
+)
+def test_levels_that_are_none_are_refused(levels: list[float]) -> None:
+    with pytest.raises(ValueError, match="levels must be rising numbers"):
+        Quantiles(levels)
+
+
+@pytest.mark.parametrize(("k", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_no_mixture_is_refused(k: Any, error: type) -> None:
+    with pytest.raises(error, match="components must be"):
+        GaussianMixture(k)
+
+
+# What all readouts have in common.
+
+READOUTS = [
+    (RedshiftBins(n=6), 6),
+    (PointEstimate(), 1),
+    (GaussianMixture(2), 6),
+    (Quantiles([0.25, 0.5, 0.75]), 3),
+]
+readouts = pytest.mark.parametrize(("readout", "columns"), READOUTS, ids=repr)
+
+
+@readouts
+def test_readouts_are_values(readout: Any, columns: int) -> None:
+    assert eval(repr(readout)) == readout == pickle.loads(pickle.dumps(readout))
+    assert hash(eval(repr(readout))) == hash(readout)
+
+
+@readouts
+def test_a_sample_does_not_depend_on_its_batch(readout: Any, columns: int) -> None:
+    output, z = torch.randn(5, columns), torch.rand(5)
+    alone = torch.cat([readout.redshift(output[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(readout.redshift(output), alone)
+    assert readout.redshift(output).shape == (5,)
+    if isinstance(readout, PDFReadout):
+        for name, values in readout.scores(output, z)._asdict().items():
+            each = [
+                getattr(readout.scores(output[i : i + 1], z[i : i + 1]), name) for i in range(5)
+            ]
+            torch.testing.assert_close(values, torch.cat(each), rtol=1e-5, atol=1e-6)
+
+
+@readouts
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda y: y[:, :0], ValueError, "output must"),
+        (lambda y: torch.cat([y, y], 1), ValueError, "output must"),
+        (lambda y: y[None], ValueError, "output must"),
+        (
+            lambda y: y * torch.tensor([1.0, torch.nan, 1.0])[:, None],
+            ValueError,
+            "in [13] of 3 rows",
+        ),
+        (lambda y: y.long(), TypeError, "floating-point"),
+        (lambda y: (y, y), TypeError, "must be a torch.Tensor; got tuple.*models.Adapter"),
+        (lambda y: y.numpy(), TypeError, "must be a torch.Tensor"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(
+    readout: Any, columns: int, change: Any, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        readout.redshift(change(torch.randn(3, columns)))
+
+
+@pytest.mark.parametrize("readout", [PointEstimate(), GaussianMixture(2), Quantiles([0.5])])
+@pytest.mark.parametrize(
+    ("z", "error", "message"),
+    [
+        (torch.tensor([0.1, torch.nan]), ValueError, r"1 of 2 .* the first at \(1,\)"),
+        (torch.tensor([torch.inf, 0.1]), ValueError, "finite and above -1"),
+        (torch.tensor([-1.0, 0.1]), ValueError, "finite and above -1"),
+        (torch.tensor([1, 2]), TypeError, "floating point"),
+    ],
+)
+def test_redshifts_that_are_none_are_refused(
+    readout: Any, z: torch.Tensor, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        readout.check(z)
+    assert readout.check(torch.tensor([-0.5, 7.0])).tolist() == [-0.5, 7.0]

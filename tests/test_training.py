@@ -11,11 +11,23 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from advphotoz import FGSM, PGD, AdversarialTrainer, CrossEntropy, LinfBall, mix_adversarial
-from advphotoz.datasets import random_dihedral
+from advphotoz import (
+    FGSM,
+    PGD,
+    AdversarialTrainer,
+    CrossEntropy,
+    LinfBall,
+    PointEstimate,
+    RedshiftError,
+    mix_adversarial,
+)
+from advphotoz.attacks import Found
+from advphotoz.datasets import MappedLoader, random_dihedral
+from advphotoz.perturbations import PerturbationSet
+from advphotoz.training import MixedLoss, Trainer, WarmStart
 from problems import BINS, TwoInputs
+from trainings import OBJECTIVE, Small, different, same
 
-OBJECTIVE = CrossEntropy(BINS)
 ATTACK = FGSM(0.1, objective=OBJECTIVE)
 
 
@@ -111,14 +123,14 @@ def test_step_is_algorithm_1_written_out():
 
 
 def test_attack_without_objective_takes_the_trainers():
-    assert trainer(attack=FGSM(0.1)).attack == FGSM(0.1, objective=OBJECTIVE)
-    own = FGSM(0.1, objective=CrossEntropy())
-    assert trainer(attack=own).attack == own
+    assert trainer(attack=FGSM(0.1)).loss.attack == FGSM(0.1, objective=OBJECTIVE)
+    own = FGSM(0.1, objective=RedshiftError(BINS))
+    assert trainer(attack=own).loss.attack == own
 
     def plain_function(model, x, target, context=(), generator=None):
         return x + 0.1
 
-    assert trainer(attack=plain_function).attack is plain_function
+    assert trainer(attack=plain_function).loss.attack is plain_function
 
 
 def test_adversarial_training_defends_a_small_network():
@@ -131,7 +143,7 @@ def test_adversarial_training_defends_a_small_network():
         torch.manual_seed(1)
         model = nn.Sequential(nn.Flatten(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, BINS.n))
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        attack = PGD(LinfBall(0.2), steps=5, step_size=0.1, objective=OBJECTIVE)
+        attack = PGD(LinfBall(0.2), steps=5, step_size=0.5, objective=OBJECTIVE)
         run = AdversarialTrainer(model, optimizer, attack, fraction, objective=OBJECTIVE)
         run.fit([(x, z)], epochs=200, progress=False)
         x_adv = attack(model, x, z)
@@ -173,16 +185,6 @@ def make(seed=0):
     )
 
 
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k != "seconds")
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
 def test_a_resumed_training_is_the_same_to_the_last_bit(tmp_path):
     whole = make()
     whole.fit(loader(), validation(), epochs=4, progress=False)
@@ -192,9 +194,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(tmp_path):
     torch.manual_seed(12345)  # the new process starts anywhere
     second = make(seed=99)
     second.fit(loader(), validation(), epochs=4, progress=False, checkpoint=tmp_path / "run.pt")
-    a, b = whole.state_dict(), second.state_dict()
-    for key in a:
-        assert same(a[key], b[key]), key
+    assert different(whole.state_dict(), second.state_dict()) == []
     assert len(second.history) == 4
 
 
@@ -304,8 +304,10 @@ def test_bad_input(tmp_path):
         trainer().step((x, ebv, z + 3))
     model = TwoInputs()
     before = copy.deepcopy(model.state_dict())
-    run = trainer(model, fraction=0)
-    run.objective = lambda output, target: output[:, 0] * math.nan
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = AdversarialTrainer(
+        model, optimizer, None, 0, objective=lambda output, target: output[:, 0] * math.nan
+    )
     with pytest.raises(ValueError, match="training loss is nan in epoch 1"):
         run.step((x, ebv, z))
     assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
@@ -315,41 +317,338 @@ def test_bad_input(tmp_path):
         trainer().save(tmp_path / "file" / "run.pt")
 
 
-def test_broken_checkpoints(tmp_path):
-    run = trainer()
-    path = tmp_path / "run.pt"
-    run.save(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"run\.pt is truncated or not a checkpoint"):
-        run.load(path)
-    torch.save({"model": {}}, path)
-    with pytest.raises(ValueError, match="it lacks"):
-        run.load(path)
-    torch.save(run, path)  # a pickled object: weights_only must refuse to build it
-    with pytest.raises(ValueError, match="truncated or not a checkpoint"):
-        run.load(path)
-    with pytest.raises(FileNotFoundError):
-        run.load(tmp_path / "none.pt")
-
-
 def test_plain_model_without_context():
     """A perceptron on magnitudes: no context, eps per feature in units of its error."""
     model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, BINS.n))
     errors = [0.1, 0.02, 0.02, 0.02, 0.05]
     x, z = torch.randn(12, 5), torch.rand(12)
     run = trainer(model, fraction=1.0, attack=FGSM(errors))
-    mixed, _ = mix_adversarial(model, (x, z), run.attack, 1.0)
+    mixed, _ = mix_adversarial(model, (x, z), run.loss.attack, 1.0)
     moved = (mixed - x).abs().amax(0)
     torch.testing.assert_close(moved, torch.tensor(errors), rtol=1e-4, atol=0)
     assert run.step((x, z)) > 0
 
 
-def test_a_distributed_sampler_learns_the_epoch():
-    data = TensorDataset(*batch(8))
+@pytest.mark.parametrize("how", ["sampler", "batch sampler", "mapped", "dataset", "loader"])
+def test_whatever_has_epochs_learns_which_begins(how):
+    class KnowsEpochs(TensorDataset):
+        def set_epoch(self, epoch):
+            seen.append(epoch)
+
+    data = KnowsEpochs(*batch(8)) if how == "dataset" else TensorDataset(*batch(8))
     sampler = torch.utils.data.DistributedSampler(data, num_replicas=2, rank=0)
     seen = []
     sampler.set_epoch = seen.append
-    trainer().fit(DataLoader(data, 4, sampler=sampler), epochs=2, progress=False)
+    given = DataLoader(data, 4, sampler=sampler)
+    if how == "batch sampler":
+        given = DataLoader(data, batch_sampler=torch.utils.data.BatchSampler(sampler, 4, False))
+    elif how == "mapped":
+        given = MappedLoader(given, tuple)
+    elif how == "dataset":
+        given = DataLoader(torch.utils.data.Subset(data, range(6)), 4)
+    elif how == "loader":
+        given = DataLoader(data, 4)
+        given.set_epoch = seen.append
+    trainer().fit(given, epochs=2, progress=False)
     assert seen == [0, 1]
+
+
+# Any training loss.
+
+
+class Trades:
+    """TRADES (Zhang et al. 2019): the clean loss, and how far an attack moves the PDF."""
+
+    def __init__(self, beta=2.0):
+        self.beta = beta
+
+    def __call__(self, model, batch, generator):
+        x, context, z = batch.x, batch.context, batch.target
+        with torch.no_grad():
+            pdf = model(x, *context).softmax(1)
+
+        def divergence(output, target):
+            return nn.functional.kl_div(output.log_softmax(1), pdf, reduction="none").sum(1)
+
+        attack = PGD(LinfBall(0.1), steps=2, random_start=True, objective=divergence)
+        x_adv = attack(model, x, z, context, generator)
+        clean, moved = model(x, *context), model(x_adv, *context)
+        apart = nn.functional.kl_div(moved.log_softmax(1), clean.softmax(1), reduction="batchmean")
+        return OBJECTIVE(clean, z).mean() + self.beta * apart
+
+
+def make_trades(seed=0, loss=None):
+    torch.manual_seed(seed)
+    model = TwoInputs()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return Trainer(model, optimizer, loss or Trades(), transform=random_dihedral)
+
+
+def test_another_defense_is_a_class_of_twenty_lines(tmp_path):
+    whole = make_trades()
+    history = whole.fit(loader(), validation(), epochs=4, progress=False)
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+    path = tmp_path / "run.pt"
+    make_trades().fit(loader(), validation(), epochs=2, progress=False, checkpoint=path)
+    again = make_trades(seed=5)
+    again.fit(loader(), validation(), epochs=4, progress=False, checkpoint=path)
+    assert different(whole.state_dict(), again.state_dict()) == []
+
+
+def test_a_loss_of_its_own_in_validation():
+    calls = []
+
+    def valid_loss(model, batch, generator):
+        calls.append((model.training, torch.rand(1, generator=generator).item()))
+        return OBJECTIVE(model(batch.x, *batch.context), batch.target).mean()
+
+    model = TwoInputs()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = Trainer(model, optimizer, Trades(), valid_loss=valid_loss)
+    run.fit(loader(), validation()[:1], epochs=2, progress=False)
+    assert calls[0] == calls[1]  # the same draws in every epoch, in eval mode
+    assert not calls[0][0]
+
+
+def test_a_loss_with_a_state_is_told_the_epoch_and_saved(tmp_path):
+    class Counts:
+        def __init__(self):
+            self.epochs, self.batches = [], 0
+
+        def start_epoch(self, epoch):
+            self.epochs.append(epoch)
+
+        def __call__(self, model, batch, generator):
+            self.batches += model.training
+            return OBJECTIVE(model(batch.x, *batch.context), batch.target).mean()
+
+        def state_dict(self):
+            return {"batches": self.batches}
+
+        def load_state_dict(self, state):
+            self.batches = state["batches"]
+
+    first, second, path = Counts(), Counts(), tmp_path / "run.pt"
+    make_trades(loss=first).fit(loader(), epochs=2, progress=False, checkpoint=path)
+    make_trades(loss=second).fit(loader(), epochs=3, progress=False, checkpoint=path)
+    assert (first.epochs, first.batches) == ([0, 1], 6)
+    assert (second.epochs, second.batches) == ([2], 9)
+
+
+def test_mixed_loss_is_the_mixed_step_by_hand():
+    torch.manual_seed(0)
+    model, by_hand = TwoInputs(), TwoInputs()
+    by_hand.load_state_dict(model.state_dict())
+    attack = PGD(LinfBall(0.1), steps=2, random_start=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = Trainer(model, optimizer, MixedLoss(OBJECTIVE, attack, 0.3), seed=7)
+    generator = torch.Generator().manual_seed(7)
+    for full in loader(seed=3):
+        x, ebv, z = full
+        rows = torch.randperm(8, generator=generator)[:2]
+        bound = attack.bind(OBJECTIVE)
+        x_adv = x.clone()
+        x_adv[rows] = bound(by_hand, x[rows], z[rows], (ebv[rows],), generator)
+        torch.manual_seed(3)
+        loss = OBJECTIVE(by_hand(x_adv, ebv), z).mean()
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+        torch.manual_seed(3)
+        assert run.step(full) == loss.item()
+    assert different(model.state_dict(), by_hand.state_dict()) == []
+
+
+# A set that changes another input than the image.
+
+
+class ReddeningShift(PerturbationSet):
+    """One parameter per galaxy, in units of the budget, that is added to the first context."""
+
+    changes_context = True
+    label = "E(B-V) 0.1"
+
+    def __init__(self, budget=0.1):
+        self.budget = budget
+
+    def identity(self, x):
+        return x.new_zeros(len(x), 1)
+
+    def apply(self, x, context, p):
+        return x, (context[0] + self.budget * p[:, 0], *context[1:])
+
+    def project(self, x, p):
+        return p.clamp(-1, 1)
+
+    def steepest(self, grad):
+        return grad.sign()
+
+    def sample(self, x, generator=None):
+        return 2 * torch.rand(len(x), 1, generator=generator) - 1
+
+    def size(self, p):
+        return p.abs().amax(1)
+
+    def scaled(self, factor):
+        return ReddeningShift(self.budget * factor)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_set_that_changes_the_context(warm):
+    model, full = TwoInputs(), batch()
+    before = [value.clone() for value in full]
+    attack = PGD(ReddeningShift(), steps=2, objective=OBJECTIVE)
+    used = WarmStart(attack, 10) if warm else attack
+    x, ebv, z = mix_adversarial(model, full, used, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(x, before[0])
+    assert torch.equal(z, before[2])
+    moved = ebv - before[1]
+    assert int((moved != 0).sum()) == 5
+    found = attack.find(model, full[0], z, (full[1],))
+    rows = moved != 0
+    torch.testing.assert_close(ebv[rows], found.context[0][rows])
+    torch.testing.assert_close(moved[rows].abs(), torch.full((5,), 0.1))
+    assert all(torch.equal(a, b) for a, b in zip(full, before, strict=True))
+    with pytest.raises(ValueError, match="changes an input of the network beside the image"):
+        used(model, full[0], z, (full[1],))
+
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].clone()))
+    trainer(model, attack=used, fraction=1.0).step(full)
+    torch.testing.assert_close((seen[-1] - before[1]).abs(), torch.full((10,), 0.1))
+    assert all(torch.equal(a, b) for a, b in zip(full, before, strict=True))
+
+
+def test_what_an_attack_returns_is_looked_at():
+    def one_for_all(model, x, target, context=(), generator=None):
+        return x.mean(0, keepdim=True)
+
+    with pytest.raises(ValueError, match="one_for_all must return images like x"):
+        mix_adversarial(TwoInputs(), batch(), one_for_all, 0.5)
+
+    class Double:
+        def __call__(self, model, x, target, context=(), generator=None):
+            return x.double()
+
+        def find(self, model, x, target, context=(), generator=None, value=True):
+            return Found(x, context)
+
+    with pytest.raises(ValueError, match="Double must return images like x"):
+        mix_adversarial(TwoInputs(), batch(), Double(), 0.5)
+
+
+# Objectives, outputs, optimizers, batches that make no sense.
+
+
+@pytest.mark.parametrize(
+    ("objective", "shape"),
+    [
+        (lambda output, target: output[:, :1] - target, r"\(10, 10\)"),  # (N, 1) minus (N,)
+        (lambda output, target: torch.zeros(10, 10), r"\(10, 10\)"),
+        (lambda output, target: output[:, :1], r"\(10, 1\)"),
+        (lambda output, target: output.mean(), r"\(\)"),
+        (lambda output, target: 1.0, "float"),
+    ],
+)
+@pytest.mark.parametrize("fraction", [0, 0.5])
+def test_an_objective_must_give_one_value_per_sample(objective, shape, fraction):
+    model = TwoInputs()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = AdversarialTrainer(model, optimizer, FGSM(0.1), fraction, objective)
+    with pytest.raises(ValueError, match=f"one value per sample.*got {shape}"):
+        run.step(batch() if fraction == 0 else tuple(torch.cat([v, v]) for v in batch()))
+
+
+def test_a_point_estimate_of_shape_n_1():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5 * 64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x, z = torch.randn(10, 5, 8, 8), torch.rand(10)
+    run = AdversarialTrainer(model, optimizer, FGSM(0.1), 0.5, RedshiftError(PointEstimate()))
+    assert math.isfinite(run.step((x, z)))
+
+
+class TupleOutput(Small):
+    def forward(self, x, ebv):
+        return super().forward(x, ebv), ebv
+
+
+def test_a_tuple_of_outputs_in_classical_training():
+    model = TupleOutput()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = AdversarialTrainer(model, optimizer, None, 0, OBJECTIVE)
+    x, ebv, z = batch()
+    with pytest.raises(TypeError, match="tuple"):
+        run.step((x[..., :8, :8], ebv, z))
+
+
+def test_optimizers_that_could_not_train():
+    model, other = Small(), Small()
+    with pytest.raises(ValueError, match="none of the model's parameters.*model.parameters"):
+        AdversarialTrainer(model, torch.optim.SGD(other.parameters()), None, 0, OBJECTIVE)
+    with pytest.raises(TypeError, match="LBFGS.*take SGD, Adam or AdamW"):
+        AdversarialTrainer(model, torch.optim.LBFGS(model.parameters()), None, 0, OBJECTIVE)
+    with pytest.raises(TypeError, match="must be a torch.optim.Optimizer"):
+        AdversarialTrainer(model, model.parameters(), None, 0, OBJECTIVE)
+    AdversarialTrainer(model, torch.optim.SGD(model.fc.parameters()), None, 0, OBJECTIVE)
+    here, there = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    with pytest.raises(ValueError, match="scheduler is of another optimizer"):
+        AdversarialTrainer(model, here, None, 0, OBJECTIVE, scheduler=StepLR(there, 1))
+
+
+def test_settings_that_make_no_sense():
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match='scheduler_step must be "epoch" or "step"'):
+        AdversarialTrainer(model, optimizer, None, 0, OBJECTIVE, scheduler_step="batch")
+    with pytest.raises(ValueError, match="ReduceLROnPlateau needs the loss of an epoch"):
+        AdversarialTrainer(
+            model,
+            optimizer,
+            None,
+            0,
+            OBJECTIVE,
+            scheduler=ReduceLROnPlateau(optimizer),
+            scheduler_step="step",
+        )
+    for objective in (None, CrossEntropy, "mse"):
+        with pytest.raises(TypeError, match="objective must be a callable"):
+            AdversarialTrainer(model, optimizer, None, 0, objective)
+    for loss in (None, nn.CrossEntropyLoss):
+        with pytest.raises(TypeError, match=r"loss\(model, batch, generator\)"):
+            Trainer(model, optimizer, loss)
+    with pytest.raises(TypeError, match=r"valid_loss\(model, batch, generator\)"):
+        Trainer(model, optimizer, Trades(), valid_loss=3)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.5])
+def test_an_empty_batch(fraction):
+    full, empty = batch(), tuple(value[:0] for value in batch())
+    run = trainer(fraction=fraction)
+    with pytest.raises(ValueError, match="a training batch holds no samples"):
+        run.fit([full, empty], epochs=1, progress=False)
+    with pytest.raises(ValueError, match="a validation batch holds no samples"):
+        run.fit([full], [full, empty], epochs=1, progress=False)
+
+
+def test_batches_of_dicts():
+    x, ebv, z = batch(2)
+    rows = [{"image": x[k], "ebv": ebv[k], "z": z[k]} for k in range(2)]
+    for given in (rows, {"image": x, "ebv": ebv, "z": z}):
+        with pytest.raises(TypeError, match="image.*MappedLoader"):
+            trainer().step(given)
+    mapped = MappedLoader(DataLoader(rows, 2), lambda b: (b["image"], b["ebv"], b["z"]))
+    trainer().fit(mapped, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "sentence"),
+    [
+        (lambda m, b, g: OBJECTIVE(m(b.x, *b.context), b.target), TypeError, r"shape \(10,\)"),
+        (lambda m, b, g: 0.5, TypeError, "got float"),
+        (lambda m, b, g: m(b.x, *b.context).mean().detach(), ValueError, "not depend on the weig"),
+    ],
+)
+def test_a_loss_that_is_none(loss, error, sentence):
+    with pytest.raises(error, match=sentence):
+        make_trades(loss=loss).step(batch())

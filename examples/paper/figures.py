@@ -112,7 +112,7 @@ def _panels(work: Work, results: Results) -> dict[str, Figure]:
         x_adv = STANDARD[row](model, x, z, (ebv,))
         page = Figure((PAGE, 6.6), layout="constrained")
         figures[name] = plot_attack_panel(
-            model, x, x_adv, z, (ebv,), bins=BINS, fig=page, magnify=100
+            model, x, x_adv, z, (ebv,), readout=BINS, fig=page, magnify=100
         )
     return figures
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .results import Number, Results, difference, in_units
 
-__all__ = ["FINDINGS", "Finding", "judge"]
+__all__ = ["FINDINGS", "Finding", "decide"]
 
 TWINS = ("I0", "I1", "I2", "I3")
 CONFIRMED, NOT_CONFIRMED, UNCLEAR = "confirmed", "not confirmed", "not decided by these errors"
@@ -270,7 +270,7 @@ FINDINGS: tuple[Callable[[Results], Finding], ...] = (
 )
 
 
-def judge(results: Results) -> list[Finding]:
+def decide(results: Results) -> list[Finding]:
     """Return the findings that the results so far decide on."""
     findings = []
     for find in FINDINGS:

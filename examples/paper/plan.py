@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from advphotoz import (
     FGSM,
@@ -13,10 +14,10 @@ from advphotoz import (
     RedshiftBins,
     RedshiftError,
     UniformNoise,
+    l2_eps_from_linf,
     l2_pgd,
 )
 from advphotoz.attacks import Attack
-from advphotoz.balls import l2_eps_from_linf
 
 from .scales import Scale
 
@@ -28,6 +29,7 @@ __all__ = [
     "EPS",
     "GRID",
     "MATRICES",
+    "OBJECTIVE",
     "SIX",
     "STANDARD",
     "Training",
@@ -40,10 +42,17 @@ __all__ = [
 EPS = 0.01  # the paper's, in the unit of the pixels (nanomaggies)
 BALL = LinfBall(EPS)
 BINS = RedshiftBins(0.0, 1.0, 180)
+OBJECTIVE = CrossEntropy(BINS)
+# The paper's search: steps of a tenth of eps, and the last point whatever came before it.
+PAPER: dict[str, Any] = {"step_size": "paper", "keep": "last"}
+PGD_10 = PGD(BALL, **PAPER)
 
 SIX = ("Iref", "I0", "I1", "I2", "I3", "CNN")
 """The networks of Table 1, all trained classically."""
-STANDARD: dict[str, Attack] = {"FGSM": FGSM(EPS), "PGD-10": PGD(BALL)}
+STANDARD: dict[str, Attack] = {
+    "FGSM": FGSM(EPS, objective=OBJECTIVE),
+    "PGD-10": PGD_10.bind(OBJECTIVE),
+}
 """Shown to every network."""
 MATRICES = ("FGSM", "PGD-10")
 """Attacks of Table 1 that are crafted on each of the six, for the six-by-six matrix."""
@@ -90,7 +99,7 @@ def trainings(scale: Scale) -> Iterator[Training]:
         yield Training(f"I{k}", seed=k + 1)
     yield from _defenses(0)
     for share in (20, 10, 5):  # the sweep over f_a that the text describes
-        yield Training(f"pgd-{share:02d}", attack=PGD(BALL), fraction=share / 100)
+        yield Training(f"pgd-{share:02d}", attack=PGD_10, fraction=share / 100)
     for again in zip(*(_defenses(seed) for seed in range(1, scale.seeds)), strict=True):
         yield from again
 
@@ -100,11 +109,12 @@ def _defenses(seed: int) -> Iterator[Training]:
     for share in (20, 10, 5):
         name = f"fgsm-{share:02d}{tail}"
         yield Training(name, attack=FGSM(EPS), fraction=share / 100, seed=seed)
-    step = PGD(BALL, steps=1, step_size=1.25 * EPS, random_start=True)  # Wong et al. 2020
+    # Wong et al. 2020
+    step = PGD(BALL, steps=1, step_size=1.25, random_start=True, keep="last")
     yield Training(f"step-50{tail}", attack=step, fraction=0.5, seed=seed)
     for variant, changes in CAPACITY.items():
         name, given = f"pgd-50{variant}{tail}", tuple(changes.items())
-        yield Training(name, changes=given, attack=PGD(BALL), fraction=0.5, seed=seed)
+        yield Training(name, changes=given, attack=PGD_10, fraction=0.5, seed=seed)
 
 
 def table1_attacks(size: int) -> dict[str, Attack]:
@@ -114,23 +124,23 @@ def table1_attacks(size: int) -> dict[str, Attack]:
         "noise 0.01": UniformNoise(EPS),
         "noise 0.1": UniformNoise(10 * EPS),
         **STANDARD,
-        "PGD-20": PGD(BALL, steps=20),
-        "PGD-10, random start": PGD(BALL, random_start=True),
-        "PGD-20, random start": PGD(BALL, steps=20, random_start=True),
-        "L2-PGD-40": l2_pgd(eps_2),
-        "L2-PGD-40, per band": l2_pgd(eps_2, per_band=True),
+        "PGD-20": PGD(BALL, steps=20, **PAPER),
+        "PGD-10, random start": PGD(BALL, random_start=True, **PAPER),
+        "PGD-20, random start": PGD(BALL, steps=20, random_start=True, **PAPER),
+        "L2-PGD-40": l2_pgd(eps_2, **PAPER),
+        "L2-PGD-40, per band": l2_pgd(eps_2, per_band=True, **PAPER),
     }
 
 
 def strong_attacks(scale: Scale) -> dict[str, Attack]:
     """Return the two searches that are the strongest attack together, worst per galaxy."""
-    settings = {"steps": scale.strong_steps, "restarts": scale.strong_restarts}
+    settings = {"steps": scale.strong_steps, "restarts": scale.strong_restarts, **PAPER}
     return {
-        "strong, cross-entropy": PGD(BALL, **settings, objective=CrossEntropy(BINS)),
+        "strong, cross-entropy": PGD(BALL, **settings, objective=OBJECTIVE),
         "strong, redshift": PGD(BALL, **settings, objective=RedshiftError(BINS)),
     }
 
 
-def curve_attacks() -> dict[str, object]:
+def curve_attacks() -> dict[str, Callable[[float], Attack]]:
     """Return functions of eps."""
-    return {"FGSM": FGSM, "PGD-10": lambda eps: PGD(LinfBall(eps))}
+    return {"FGSM": FGSM, "PGD-10": lambda eps: PGD(LinfBall(eps), **PAPER)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .findings import judge
+from .findings import decide
 from .results import Results
 from .steps import write_json, write_text
 from .tables import TABLES, markdown
@@ -13,7 +13,7 @@ __all__ = ["write_report"]
 
 UNITS = (
     "Values are in the paper's units. ± is the standard deviation over the seeds where there is "
-    "more than one, else the bootstrap standard error."
+    "more than one, else the bootstrap standard error, for eta half the width of Wilson's interval."
 )
 
 
@@ -34,7 +34,7 @@ def write_report(out: Path) -> None:
     parts = ["# Campagne 2020, reproduced", setting, UNITS]
     if scale["name"] == "smoke":
         parts.append("This scale only tests that every step runs; its numbers mean nothing.")
-    findings = judge(results)
+    findings = decide(results)
     if findings:
         table = [[f.claim, f.verdict, f.number] for f in findings]
         parts += ["## Findings", markdown((["the paper says", "here", "eta in %"], table), "---")]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from advphotoz import metrics
 from advphotoz.evaluation import Evaluation, RobustnessCurve, Row, TransferMatrix
 
-__all__ = ["FACTORS", "Number", "Results", "difference"]
+__all__ = ["FACTORS", "Number", "Results", "difference", "eta_of", "in_units"]
 
 FACTORS = {"bias": 1e4, "sigma_mad": 1e3, "eta": 100.0}
 """The paper's units: 1e-4, 1e-3 and percent."""
@@ -65,6 +65,10 @@ class Results:
         """Return a network under the standard attacks."""
         return Evaluation.load(self._path("evaluations", name))
 
+    def parameters(self, name: str) -> int:
+        """Return the number of parameters of a network."""
+        return int(self.evaluation(name).settings["networks"]["model"]["parameters"])
+
     def strong(self, name: str) -> Evaluation:
         """Return a network under the strongest attack."""
         return Evaluation.load(self._path("strong", name))
@@ -91,7 +95,7 @@ class Results:
         return [n for n in names if (self.out / "evaluations" / f"{n}.json").exists()]
 
     def number(self, name: str, row: str, metric: str) -> Number:
-        """Return the mean over the seeds, and their standard deviation; else a bootstrap error."""
+        """Return the mean over the seeds, and their standard deviation; else `in_units`."""
         names = self.seeds(name)
         if not names:
             raise KeyError(name)
@@ -112,7 +116,7 @@ class Results:
         first, second = (np.asarray(strong.z_phot[key]) for key in list(rows)[3:])
         further = np.abs(first - z_spec) > np.abs(second - z_spec)
         rows["strongest"] = np.where(further, first, second)
-        return {key: _eta(z_phot, z_spec) for key, z_phot in rows.items()}
+        return {key: eta_of(z_phot, z_spec) for key, z_phot in rows.items()}
 
     def _path(self, folder: str, name: str) -> Path:
         path = self.out / folder / f"{name}.json"
@@ -122,12 +126,18 @@ class Results:
 
 
 def in_units(row: Row, metric: str) -> Number:
-    """Return one metric of a row with its bootstrap error, in the paper's units."""
+    """Return one metric of a row in the paper's units.
+
+    Its error is that of the bootstrap, for eta half the width of Wilson's interval.
+    """
     factor = FACTORS[metric]
-    return Number(factor * getattr(row, metric), factor * getattr(row, f"{metric}_error"))
+    half = (row.eta_high - row.eta_low) / 2
+    error = half if metric == "eta" else getattr(row, f"{metric}_error")
+    return Number(factor * getattr(row, metric), factor * error)
 
 
-def _eta(z_phot: Sequence[float], z_spec: Sequence[float]) -> Number:
-    points = (z_phot, z_spec)
-    error = metrics.bootstrap_error(metrics.outlier_fraction, *points, n_resamples=200, seed=0)
-    return Number(100 * metrics.outlier_fraction(*points), 100 * error)
+def eta_of(z_phot: npt.ArrayLike, z_spec: npt.ArrayLike) -> Number:
+    """Return eta of redshifts, in percent, with half the width of Wilson's interval."""
+    eta, n = metrics.outlier_fraction(z_phot, z_spec), np.size(z_spec)
+    low, high = metrics.wilson_interval(round(n * eta), n)
+    return Number(100 * eta, 100 * (high - low) / 2)

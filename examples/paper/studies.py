@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from advphotoz import CrossEntropy, UniformNoise
+from advphotoz import UniformNoise
 from advphotoz.evaluation import loss_landscape
 
-from .plan import BINS, EPS, STANDARD, Training
+from .plan import EPS, OBJECTIVE, STANDARD, Training
 from .steps import write_json
 from .work import Work
 
@@ -57,7 +57,6 @@ def landscape(work: Work, trainings: list[Training], path: Path) -> None:
     Along the lines it is the loss minus that of the clean image, for up to 64 galaxies. The plane
     is that around the galaxy whose loss PGD-10 raises by the median amount in the first network.
     """
-    objective = CrossEntropy(BINS)
     test = work.galaxies.test(min(64, work.scale.n_curve))
     x, ebv, z = next(iter(torch.utils.data.DataLoader(test, len(test))))
     signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -72,7 +71,7 @@ def landscape(work: Work, trainings: list[Training], path: Path) -> None:
         delta = STANDARD["PGD-10"](model, where[0], where[1], (where[2],)).cpu() - x
         ways = {"PGD-10": delta, "random signs": random}
         lines = {
-            name: loss_landscape(model, x, z, [way], radii, (ebv,), objective)
+            name: loss_landscape(model, x, z, [way], radii, OBJECTIVE, (ebv,))
             for name, way in ways.items()
         }
         zero = radii.index(0.0)
@@ -87,6 +86,6 @@ def landscape(work: Work, trainings: list[Training], path: Path) -> None:
             body["galaxy"] = {"number": k, "z": float(z[k]), "ebv": float(ebv[k])}
         one = slice(k, k + 1)
         directions = [delta[one], random[one]]
-        plane = loss_landscape(model, x[one], z[one], directions, grid, (ebv[one],), objective)
+        plane = loss_landscape(model, x[one], z[one], directions, grid, OBJECTIVE, (ebv[one],))
         body["planes"][training.name] = plane[0].tolist()
     write_json(path, body)

@@ -90,7 +90,7 @@ def _table3(results: Results) -> Table:
     lines = []
     for name, words in NAMES3.items():
         cells = _cells(results, name, SHOWN)
-        parameters = f"{results.evaluation(name).settings['parameters']:,}"
+        parameters = f"{results.parameters(name):,}"
         count = str(len(results.seeds(name)))
         lines.append([words, parameters, *cells, count, PAPER3.get(name, "")])
     head = [f"{HEADS[m]} clean / FGSM / PGD-10" for m in METRICS]

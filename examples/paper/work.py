@@ -10,13 +10,13 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from advphotoz import AdversarialTrainer, CrossEntropy, models
+from advphotoz import AdversarialTrainer, models
 from advphotoz.attacks import Attack
 from advphotoz.datasets import random_dihedral
 from advphotoz.evaluation import evaluate, robustness_curve, transfer_matrix
 
 from .data import Galaxies
-from .plan import BINS, GRID, Training, curve_attacks
+from .plan import BINS, GRID, OBJECTIVE, Training, curve_attacks
 from .scales import Scale
 from .steps import write_json
 
@@ -59,7 +59,7 @@ class Work:
             optimizer,
             training.attack,
             training.fraction,
-            objective=CrossEntropy(BINS),
+            OBJECTIVE,
             scheduler=scheduler,
             transform=random_dihedral,
             autocast=AUTOCAST,
@@ -91,22 +91,23 @@ class Work:
         return DataLoader(self.galaxies.test(n), self.scale.batch)
 
     def evaluate(
-        self, training: Training, attacks: dict[str, Attack], n: int, path: Path, sanity: bool
+        self, training: Training, attacks: dict[str, Attack], n: int, path: Path, checks: bool
     ) -> None:
         """Attack one network."""
         result = evaluate(
             self.load(training),
             self.loader(n),
             attacks,
-            bins=BINS,
+            BINS,
+            objective=OBJECTIVE,
             autocast=AUTOCAST,
-            sanity=sanity,
-            sanity_samples=min(64, n),
+            checks=checks,
+            check_samples=min(64, n),
         )
         result.save(path)
 
     def transfer(
-        self, trainings: list[Training], attack: Attack, crafted_on: list[str] | None, path: Path
+        self, trainings: list[Training], attack: Attack, sources: list[str] | None, path: Path
     ) -> None:
         """Show the images made for one or each network to all."""
         networks = {t.name: self.load(t) for t in trainings}
@@ -114,8 +115,9 @@ class Work:
             networks,
             self.loader(self.scale.n_attack),
             attack,
-            crafted_on=crafted_on,
-            bins=BINS,
+            BINS,
+            sources=sources,
+            objective=OBJECTIVE,
             autocast=AUTOCAST,
         ).save(path)
 
@@ -124,8 +126,9 @@ class Work:
         robustness_curve(
             self.load(training),
             self.loader(self.scale.n_curve),
-            curve_attacks(),  # type: ignore[arg-type]
+            curve_attacks(),
             GRID,
-            bins=BINS,
+            BINS,
+            objective=OBJECTIVE,
             autocast=AUTOCAST,
         ).save(path)

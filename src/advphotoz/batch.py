@@ -105,6 +105,13 @@ def parse_batch(batch: object) -> Batch:
             f"a batch must be a tuple (x, *context, target) of at least two tensors, got {came}"
         )
     for position, value in enumerate(batch):
+        if isinstance(value, dict):
+            raise TypeError(
+                f"a batch must be a tuple (x, *context, target) of tensors, but item {position} is "
+                f"a dict with the keys {list(value)[:8]}: a list of samples that nobody has "
+                "stacked; leave the DataLoader its collate_fn, or wrap the loader: "
+                "datasets.MappedLoader(loader, function), with a function that stacks them"
+            )
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"a batch must hold tensors, but item {position} is a {type(value).__name__}"

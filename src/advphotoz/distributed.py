@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
 from typing_extensions import Self
 
-__all__ = ["barrier", "gather", "gather_all", "processes", "rank", "several"]
+__all__ = ["barrier", "broadcast", "gather", "gather_all", "processes", "rank", "several"]
 
 
 class Mergeable(Protocol):
@@ -44,6 +46,13 @@ def gather_all(value: V) -> list[V]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, value)
     return parts
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values of the first one, in place."""
+    if several():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def barrier() -> None:

@@ -157,14 +157,14 @@ def run_attack(
     An attack with `find` draws from `generator`, which may be one per sample; any other from
     `batch_generator`, since it knows no other kind.
     """
-    # A copy, so that an attack that works in place spoils neither x nor other attacks.
-    given = x.clone()
+    # Copies, so that an attack that works in place spoils neither the batch nor other attacks.
+    given, truth, others = x.clone(), target.clone(), tuple(value.clone() for value in context)
     find = getattr(attack, "find", None)
     if find is not None:
-        found: Found = find(model, given, target, context, generator)
+        found: Found = find(model, given, truth, others, generator)
         check_result(found.x, x, attack_name(attack))
         return found
-    images = attack(model, given, target, context, batch_generator)
+    images = attack(model, given, truth, others, batch_generator)
     return Found(check_result(images, x, attack_name(attack)), context)
 
 

@@ -256,6 +256,7 @@ class _Checker:
         chosen = None if self.strongest is None else objective_of(self.attacks[self.strongest])
         objective = chosen or self.run.settings.objective
         zero: list[Tensor] = []
+        cut: str | None = None
         for batch in self.kept:
             device = self.run.device(self.network)
             x, context, target, _ = batch.to(device)
@@ -265,7 +266,12 @@ class _Checker:
                     _, gradient = problem.value_and_gradient(torch.zeros_like(x))
                     zero.append((gradient == 0).flatten(1).all(1).cpu())
             except ValueError as error:
-                return Check(name, "FAIL", f"{error}.", flag="no gradient")
+                cut = str(error)
+                break
+        # All processes take part in what is gathered, also one whose gradient is cut.
+        cut = next((error for error in distributed.gather_all(cut) if error is not None), None)
+        if cut is not None:
+            return Check(name, "FAIL", f"{cut}.", flag="no gradient")
         here = torch.cat(zero) if zero else torch.zeros(0, dtype=torch.bool)
         flat = torch.cat(distributed.gather_all(here))
         share = float(flat.double().mean())

@@ -89,6 +89,11 @@ def loss_landscape(
     device = device_of(check_model(model))
     check_batch(x, target, context)
     check_at_least_one(batch_size, "batch_size")
+    if not callable(objective):
+        raise TypeError(
+            "objective must be callable as objective(output, target), one value per sample, such "
+            f"as CrossEntropy(bins), got {objective!r}"
+        )
     x = x.detach()
     if not len(x):
         raise ValueError("x holds no images: there is nothing to show to the model")

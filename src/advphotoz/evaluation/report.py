@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -282,9 +283,11 @@ class Evaluation:
 
 
 def quote(value: Any) -> str:
-    """Return the repr; for a function its name, as its repr holds an address that changes."""
+    """Return the repr, without addresses in memory, which change; for a function its name."""
     name = getattr(value, "__qualname__", None)
-    return repr(value) if name is None else f"{value.__module__}.{name}"
+    if name is not None:
+        return f"{value.__module__}.{name}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def provenance(

@@ -11,10 +11,12 @@ from advphotoz.models.adapters import Adapter, AverageOverDraws
 from advphotoz.models.cnn import CNN, cnn
 from advphotoz.models.inception import Inception, inception
 from advphotoz.models.layers import Layer, layers, table
+from advphotoz.models.stretch import AsinhStretch
 
 __all__ = [
     "CNN",
     "Adapter",
+    "AsinhStretch",
     "AverageOverDraws",
     "Inception",
     "Layer",

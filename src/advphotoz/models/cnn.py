@@ -19,7 +19,12 @@ class CNN(nn.Module):
     """
 
     def __init__(
-        self, n_bands: int = 5, image_size: int = 64, n_bins: int = 180, width: float = 1.0
+        self,
+        n_bands: int = 5,
+        image_size: int = 64,
+        n_bins: int = 180,
+        width: float = 1.0,
+        stretch: nn.Module | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("n_bands", n_bands), ("image_size", image_size), ("n_bins", n_bins)):
@@ -30,6 +35,7 @@ class CNN(nn.Module):
         size = -(-image_size // 2)
         size = -(-(size + 2) // 2)
         size = -(-(size + 2) // 2)
+        self.stretch = stretch
         self.conv0 = nn.Conv2d(n_bands, scaled(64, w), 5, padding=2)
         self.pool0 = AveragePool2x2()
         self.conv1 = nn.Conv2d(scaled(64, w), scaled(92, w), 3, padding=2)
@@ -44,6 +50,8 @@ class CNN(nn.Module):
     def forward(self, image: Tensor, ebv: Tensor) -> Tensor:
         """Return logits (N, n_bins) of an image (N, n_bands, size, size) and ebv (N,) or (N, 1)."""
         check_inputs(image, ebv, self.n_bands, self.image_size)
+        if self.stretch is not None:
+            image = self.stretch(image)
         x = self.pool0(self.conv0(image).relu())
         x = self.pool1(self.conv1(x).relu())
         x = self.pool2(self.conv2(x).relu())
@@ -52,7 +60,13 @@ class CNN(nn.Module):
         return logits
 
 
-def cnn(n_bands: int = 5, image_size: int = 64, n_bins: int = 180, width: float = 1.0) -> CNN:
+def cnn(
+    n_bands: int = 5,
+    image_size: int = 64,
+    n_bins: int = 180,
+    width: float = 1.0,
+    stretch: nn.Module | None = None,
+) -> CNN:
     """Build the paper's simple CNN, Campagne 2020 (arXiv:2002.10154), Table A2.
 
     With the defaults 13,461,008 parameters; plain ReLU everywhere. Poolings use ceil mode (the
@@ -67,6 +81,9 @@ def cnn(n_bands: int = 5, image_size: int = 64, n_bins: int = 180, width: float 
         Number of redshift bins, and of logits.
     width : float
         Factor on every number of channels and features but n_bands and n_bins.
+    stretch : Module, optional
+        Put before the first layer, such as :class:`AsinhStretch`. None: pixels as they are, as in
+        the paper.
 
     Returns
     -------
@@ -86,4 +103,4 @@ def cnn(n_bands: int = 5, image_size: int = 64, n_bins: int = 180, width: float 
     >>> model(torch.zeros(2, 4, 23, 23), torch.zeros(2)).shape
     torch.Size([2, 180])
     """
-    return CNN(n_bands, image_size, n_bins, width)
+    return CNN(n_bands, image_size, n_bins, width, stretch)

@@ -115,6 +115,7 @@ class Inception(nn.Module):
         prelu_init: float = 0.25,
         count_include_pad: bool = True,
         logits_relu: bool = False,
+        stretch: nn.Module | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -144,6 +145,7 @@ class Inception(nn.Module):
             middle, outputs = scaled(middle, w), scaled(outputs, w)
             return _Cell(inputs, middle, outputs, prelu_init, count_include_pad, branch_5x5)
 
+        self.stretch = stretch
         self.conv0 = _Conv(n_bands, scaled(64, w), 5, prelu_init)
         self.pool0 = AveragePool2x2()  # no parameters: one module for all three poolings
         self.i0 = cell(scaled(64, w), 48, 64)
@@ -162,6 +164,8 @@ class Inception(nn.Module):
     def forward(self, image: Tensor, ebv: Tensor) -> Tensor:
         """Return logits (N, n_bins) of an image (N, n_bands, size, size) and ebv (N,) or (N, 1)."""
         check_inputs(image, ebv, self.n_bands, self.image_size)
+        if self.stretch is not None:
+            image = self.stretch(image)
         x = self.pool0(self.conv0(image))
         x = self.i0(x)
         x = self.pool0(self.i1(x))
@@ -187,6 +191,7 @@ def inception(
     prelu_init: float = 0.25,
     count_include_pad: bool = True,
     logits_relu: bool = False,
+    stretch: nn.Module | None = None,
 ) -> Inception:
     """Build the paper's Inception network, Campagne 2020 (arXiv:2002.10154), Table A1.
 
@@ -217,6 +222,9 @@ def inception(
     logits_relu : bool
         Whether a ReLU follows the logits, as in the code released with the paper. Off by default:
         it zeroes about four in ten logits at the start, and can hide gradients from an attack.
+    stretch : Module, optional
+        Put before the first layer, such as :class:`AsinhStretch`. None: pixels as they are, as in
+        the paper.
 
     Returns
     -------
@@ -246,4 +254,5 @@ def inception(
         prelu_init,
         count_include_pad,
         logits_relu,
+        stretch,
     )

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
 from advphotoz._checks import check_at_least_one
+from advphotoz._model import unwrapped
 
 __all__ = ["Callback", "EarlyStopping", "WeightAverage"]
 
@@ -82,7 +83,10 @@ class EarlyStopping(Callback):
     def after_epoch(self, trainer: Training) -> None:
         loss = trainer.history[-1]["valid_loss"]
         if math.isnan(loss):
-            raise ValueError("EarlyStopping needs a validation loss: fit with a valid_loader")
+            raise ValueError(
+                "EarlyStopping needs a validation loss, and there is none, or it is NaN: fit with "
+                "a valid_loader"
+            )
         if loss < self.lowest - self.min_delta:
             self.lowest, self.waited = loss, 0
         else:
@@ -103,7 +107,8 @@ class WeightAverage(Callback):
 
     .. math:: \bar\theta \leftarrow \beta\, \bar\theta + (1 - \beta)\, \theta
 
-    after every step; buffers such as BatchNorm's are averaged too.
+    after every step, beginning with the weights after the first one; buffers such as BatchNorm's
+    are averaged too.
 
     Parameters
     ----------
@@ -131,20 +136,23 @@ class WeightAverage(Callback):
     def start(self, trainer: Training) -> None:
         if self.averaged is None:
             average: Any = get_ema_multi_avg_fn  # torch gives it no types
+            network: Any = unwrapped(trainer.model)  # its names, not those of a wrapper
             self.averaged = AveragedModel(
-                trainer.model, multi_avg_fn=average(self.decay), use_buffers=True
+                network, multi_avg_fn=average(self.decay), use_buffers=True
             )
 
     @override
     def after_step(self, trainer: Training, loss: float) -> None:
         assert self.averaged is not None
-        self.averaged.update_parameters(trainer.model)
+        network: Any = unwrapped(trainer.model)
+        self.averaged.update_parameters(network)
 
     def load_into(self, model: nn.Module) -> None:
         """Put the averaged weights into a network."""
         if self.averaged is None:
             raise ValueError("nothing is averaged yet: fit a trainer with this callback first")
-        model.load_state_dict(self.averaged.module.state_dict())
+        network: Any = unwrapped(model)
+        network.load_state_dict(self.averaged.module.state_dict())
 
     @override
     def state_dict(self) -> dict[str, Any]:

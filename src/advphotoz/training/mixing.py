@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from advphotoz._checks import check_fraction
-from advphotoz.attacks.contract import Attack, perturbations_of
+from advphotoz._model import unwrapped
+from advphotoz.attacks.contract import Attack, attack_name, check_result, perturbations_of
 from advphotoz.batch import Batch, parse_batch
 
 __all__ = ["mix_adversarial", "mixed"]
@@ -92,16 +93,18 @@ def mixed(
     rows = torch.randperm(len(x), generator=generator, device=device)[:count].to(x.device)
     chosen = batch.rows(rows)
     # An attack that remembers samples is told which they are.
-    told = {"index": chosen.index} if getattr(attack, "takes_index", False) else {}
+    told: dict[str, Any] = {"index": chosen.index} if getattr(attack, "takes_index", False) else {}
     changes = perturbations_of(attack)
     context = batch.context
+    inner = unwrapped(model)  # no attack can differentiate through a wrapper for many processes
     if changes is not None and changes.changes_context:
         find: Any = attack.find  # type: ignore[attr-defined]  # a set that does so has it
-        found = find(model, chosen.x, chosen.target, chosen.context, generator, **told)
+        found = find(inner, chosen.x, chosen.target, chosen.context, generator, **told)
         x_adv = found.x
         context = tuple(_replaced(c, rows, n) for c, n in zip(context, found.context, strict=True))
     else:
-        x_adv = attack(model, chosen.x, chosen.target, chosen.context, generator, **told)
+        x_adv = attack(inner, chosen.x, chosen.target, chosen.context, generator, **told)
+    x_adv = check_result(x_adv, chosen.x, attack_name(attack))
     return batch._replace(x=_replaced(x.detach(), rows, x_adv), context=context)
 
 

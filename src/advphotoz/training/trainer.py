@@ -19,13 +19,21 @@ from tqdm import tqdm  # not tqdm.auto, which starts a second iterator of the lo
 from advphotoz import distributed
 from advphotoz._checks import check_at_least_one
 from advphotoz._files import check_folder
-from advphotoz._model import autocasting, check_autocast, check_model, device_of, evaluating
+from advphotoz._model import (
+    autocasting,
+    check_autocast,
+    check_model,
+    device_of,
+    evaluating,
+    unwrapped,
+)
 from advphotoz.attacks.contract import Attack
-from advphotoz.batch import parse_batch
+from advphotoz.batch import Batch, parse_batch
 from advphotoz.objectives import Objective
 from advphotoz.provenance import weights_digest
 from advphotoz.training.callbacks import Callback
 from advphotoz.training.checkpoint import (
+    check_storable,
     loader_generators,
     read_checkpoint,
     samplers,
@@ -78,7 +86,8 @@ class Trainer:
     best_epoch : int or None
         The epoch of the best weights.
     stop : bool
-        Set by a callback to end the training after the epoch.
+        Set by a callback to end the training after the epoch, in all processes; set it to False to
+        go on.
 
     Raises
     ------
@@ -101,12 +110,17 @@ class Trainer:
     ) -> None:
         self.model = check_model(model)
         self.optimizer = _check_optimizer(optimizer, model)
-        self.loss = loss
-        self.valid_loss = loss if valid_loss is None else valid_loss
+        self.loss = _check_callable(loss, "loss")
+        self.valid_loss = loss if valid_loss is None else _check_callable(valid_loss, "valid_loss")
         if scheduler_step not in ("epoch", "step"):
             raise ValueError(f'scheduler_step must be "epoch" or "step", got {scheduler_step!r}')
         if scheduler_step == "step" and isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError('ReduceLROnPlateau needs the loss of an epoch: scheduler_step="epoch"')
+        if scheduler is not None and scheduler.optimizer is not optimizer:
+            raise ValueError(
+                "the scheduler is of another optimizer, whose learning rate it would change; make "
+                "it from the optimizer of this trainer"
+            )
         self.scheduler = scheduler
         self.scheduler_step = scheduler_step
         self.transform = transform
@@ -120,7 +134,7 @@ class Trainer:
         self._generators: dict[str, torch.Generator] = {}
         # What a checkpoint holds for a loader and for callbacks, until `fit` is given them.
         self._loader_states: dict[str, Tensor] | None = None
-        self._callback_states: list[Any] | None = None
+        self._callback_states: Sequence[tuple[str, Any]] | None = None
 
     @property
     def epoch(self) -> int:
@@ -129,14 +143,15 @@ class Trainer:
 
     def step(self, batch: Sequence[Any]) -> float:
         """Do one step on a batch ``(x, *context, target)``; return its mean loss."""
-        here = parse_batch(batch).to(device_of(self.model))
-        if not len(here.x):
-            raise ValueError(
-                "a training batch holds no samples; leave empty batches out of the loader"
-            )
+        here = _parsed(batch, "training").to(device_of(self.model))
         here = transformed(here, self.transform, self.generator)
         with autocasting(here.x.device, self.autocast):
-            loss = self.loss(self.model, here, self.generator)
+            loss = _check_loss(self.loss(self.model, here, self.generator))
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss does not depend on the weights in a differentiable way; look for a "
+                "detach(), a torch.no_grad() or a NumPy call in the network or the loss"
+            )
         value = loss.item()  # the host waits, once per step, for the sake of the weights
         if not math.isfinite(value):
             raise ValueError(
@@ -173,7 +188,8 @@ class Trainer:
         checkpoint : path, optional
             Written after every epoch, and read at the start if it exists: an interrupted training
             goes on from its last whole epoch, to the last bit the same. Processes that train
-            together share one file, which the first of them writes.
+            together share one file, which the first of them writes; at the end of an epoch all take
+            its buffers (BatchNorm's statistics), as DistributedDataParallel does in every step.
         callbacks : sequence of Callback
             Called after steps and epochs, in this order.
         progress : bool
@@ -185,21 +201,22 @@ class Trainer:
             If a loader yields no batch, the loss is not finite, or the checkpoint cannot be read or
             is of another training.
         OSError
-            If the checkpoint's folder cannot be written to; before the first step.
+            If the checkpoint cannot be read, or its folder cannot be written to; before the first
+            step.
+        TypeError
+            If a checkpoint could not hold what loss or callbacks keep.
         RuntimeError
-            If processes that train together do not begin at the same epoch and weights.
+            If processes that train together do not begin with the same epoch, weights and
+            arguments, or one of them cannot begin.
         """
         check_at_least_one(epochs, "epochs")
-        self._callbacks = tuple(callbacks)
-        for callback in self._callbacks:
-            callback.start(self)
-        if checkpoint is not None:
-            _check_resumable(train_loader)
-            check_folder(Path(checkpoint).absolute().parent)
-            if Path(checkpoint).exists():
-                self.load(checkpoint)
-        self._give_states_to(train_loader)
-        self._check_processes()
+        failed = None
+        try:
+            self._prepare(train_loader, valid_loader, checkpoint, callbacks)
+        except Exception as error:  # raised in a moment: other processes would wait for this one
+            failed = error
+        asked = (epochs, valid_loader is not None, checkpoint is not None, len(self._callbacks))
+        self._check_processes(asked, failed)
         if not self.model.training:
             self.model.train()
         while self.epoch < epochs and not self.stop:
@@ -210,6 +227,7 @@ class Trainer:
                 train = _mean_loss(
                     ((_size(batch), self.step(batch)) for batch in bar), "train_loader"
                 )
+            distributed.broadcast(self.model.buffers())
             valid = None if valid_loader is None else self.validate(valid_loader)
             self._finish_epoch(train, valid, time.perf_counter() - start)
             if progress:
@@ -219,16 +237,21 @@ class Trainer:
         return self.history
 
     def validate(self, loader: Iterable[Any]) -> float:
-        """Return the mean validation loss in eval mode, with draws that are the same each time."""
+        """Return the mean validation loss in eval mode, with draws that are the same each time.
+
+        Processes that train together must all call it, each with its share of the samples.
+        """
         generator = torch.Generator().manual_seed(0)
         device = device_of(self.model)
+        model = unwrapped(self.model)  # the wrapper would wait for processes with more batches
         with evaluating(self.model), torch.no_grad():
             losses = []
             for given in loader:
                 # Without its index: a sample of the validation set is none of the training set.
-                batch = parse_batch(given).to(device)._replace(index=None)
+                batch = _parsed(given, "validation").to(device)._replace(index=None)
                 with autocasting(device, self.autocast):
-                    losses.append((len(batch.x), self.valid_loss(self.model, batch, generator)))
+                    loss = _check_loss(self.valid_loss(model, batch, generator))
+                losses.append((len(batch.x), loss))
             # Read when all are done: a GPU need not wait in between.
             return _mean_loss(((n, loss.item()) for n, loss in losses), "valid_loader")
 
@@ -260,24 +283,31 @@ class Trainer:
         missing = sorted(self._state().keys() - state.keys())
         if missing:
             raise ValueError(f"this is not the state of a trainer: it lacks {missing}")
-        for part in ("optimizer", "scheduler"):
+        for part in ("optimizer", "scheduler", "loss"):
             ours, theirs = type(getattr(self, part)).__name__, state["kinds"][part]
             if ours != theirs:
                 raise ValueError(
                     f"the state is of a training with the {part} {theirs}, and this trainer has "
                     f"{ours}; build the trainer as it was, or start over"
                 )
-        rank = distributed.rank()
+        rank, here = distributed.rank(), distributed.processes()
+        if state["processes"] != here:
+            raise ValueError(
+                f"the state is of a training of {state['processes']} processes, and here there are "
+                f"{here}; resume with as many processes"
+            )
         if rank not in state["random"]:
             raise ValueError(
-                f"the state is of {len(state['random'])} processes, and this is number {rank}; "
-                "resume with as many processes"
+                f"the state holds the random states of processes {sorted(state['random'])}, and "
+                f"this is number {rank}; let fit(..., checkpoint=...) write one file for all"
             )
         before = self.state_dict()
+        waiting = self._loader_states, self._callback_states
         try:
             self._restore(state, rank)
         except Exception as error:
             self._restore(before, rank)
+            self._loader_states, self._callback_states = waiting
             raise ValueError(
                 "the state does not fit this trainer, which is as it was "
                 f"({type(error).__name__}: {error})"
@@ -306,7 +336,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         """Return what `state_dict` holds, not copied."""
         loss: Any = self.loss
-        called = [callback.state_dict() for callback in self._callbacks]
+        called = [(type(each).__name__, each.state_dict()) for each in self._callbacks]
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -314,6 +344,7 @@ class Trainer:
             "kinds": {
                 "optimizer": type(self.optimizer).__name__,
                 "scheduler": type(self.scheduler).__name__,
+                "loss": type(self.loss).__name__,
             },
             "loss": loss.state_dict() if hasattr(loss, "state_dict") else {},
             "callbacks": self._callback_states if self._callback_states is not None else called,
@@ -321,6 +352,7 @@ class Trainer:
             "stop": self.stop,
             "best_epoch": self.best_epoch,
             "best_weights": self._best_weights,
+            "processes": distributed.processes(),
             "random": {distributed.rank(): self._random_state()},
         }
 
@@ -336,9 +368,10 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any], rank: int) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Copies: torch keeps the tensors and lists that it is given, and writes into them.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+            self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
         loss: Any = self.loss
         if hasattr(loss, "load_state_dict"):
             loss.load_state_dict(state["loss"])
@@ -354,38 +387,73 @@ class Trainer:
         if torch.cuda.is_available() and random["cuda"]:
             torch.cuda.set_rng_state_all(random["cuda"])
 
-    def _give_states_to(self, loader: object) -> None:
-        """Give the loader and the callbacks what a checkpoint holds for them."""
-        self._generators = loader_generators(loader)
+    def _prepare(
+        self,
+        train_loader: object,
+        valid_loader: object,
+        checkpoint: str | os.PathLike[str] | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        """Do all that `fit` does before the first step."""
+        self._callbacks = _check_callbacks(callbacks)
+        for callback in self._callbacks:
+            callback.start(self)
+        if checkpoint is not None:
+            _check_resumable(train_loader)
+            check_folder(Path(checkpoint).absolute().parent)
+            if Path(checkpoint).exists():
+                self.load(checkpoint)
+        self._generators = loader_generators({"loader": train_loader, "valid_loader": valid_loader})
+        self._give_states()
+        if checkpoint is not None:
+            check_storable(self._state())
+
+    def _give_states(self) -> None:
+        """Give the loaders and the callbacks what a checkpoint holds for them."""
         states, called = self._loader_states, self._callback_states
         if states is not None:
             if states.keys() != self._generators.keys():
                 raise ValueError(
-                    f"the checkpoint holds random states of {sorted(states)}, and the loader has "
-                    f"{sorted(self._generators)}; build the loader as it was, or start over"
+                    f"the checkpoint holds random states of {sorted(states)}, and the loaders have "
+                    f"{sorted(self._generators)}; build the loaders as they were, or start over"
                 )
             for name, generator in self._generators.items():
                 generator.set_state(states[name])
         if called is not None:
-            if len(called) != len(self._callbacks):
+            before, now = [name for name, _ in called], [type(c).__name__ for c in self._callbacks]
+            if before != now:
                 raise ValueError(
-                    f"the checkpoint holds {len(called)} callbacks, and fit was given "
-                    f"{len(self._callbacks)}; give the same ones, or start over"
+                    f"the checkpoint holds {len(before)} callbacks {before}, and fit was given "
+                    f"{len(now)} {now}; give the same ones in the same order, or start over"
                 )
-            for callback, state in zip(self._callbacks, called, strict=True):
+            for callback, (_, state) in zip(self._callbacks, called, strict=True):
                 callback.load_state_dict(state)
         self._loader_states = self._callback_states = None
 
-    def _check_processes(self) -> None:
-        """Refuse to train with processes that do not begin together."""
+    def _check_processes(self, asked: tuple[Any, ...], failed: Exception | None) -> None:
+        """Raise what went wrong; refuse to train with processes that do not begin together."""
+        if distributed.several():
+            text = None if failed is None else f"{type(failed).__name__}: {failed}"
+            told = distributed.gather_all((self.epoch, weights_digest(self.model), asked, text))
+        if failed is not None:
+            raise failed
         if not distributed.several():
             return
-        begins = distributed.gather_all((self.epoch, weights_digest(self.model)))
-        if len(set(begins)) > 1:
+        for number, (*_, text) in enumerate(told):
+            if text is not None:
+                raise RuntimeError(f"process {number} cannot begin, so that none does: {text}")
+        epochs, weights, arguments, _ = zip(*told, strict=True)
+        if len(set(epochs)) > 1 or len(set(weights)) > 1:
             raise RuntimeError(
-                "the processes would begin at different places: epochs "
-                f"{[epoch for epoch, _ in begins]}, {len({d for _, d in begins})} sets of weights; "
-                "give all of them the same checkpoint file, or delete it everywhere"
+                f"the processes would begin at different places: epochs {list(epochs)}, "
+                f"{len(set(weights))} sets of weights; give all of them the same checkpoint file, "
+                "or delete it everywhere"
+            )
+        if len(set(arguments)) > 1:
+            raise RuntimeError(
+                "the processes must call fit alike, and would wait for each other; (epochs, "
+                "validates, has a checkpoint, number of callbacks) of each: "
+                f"{list(arguments)}"
             )
 
     def _save_for_all(self, path: str | os.PathLike[str]) -> None:
@@ -420,6 +488,7 @@ class Trainer:
         )
         for callback in self._callbacks:
             callback.after_epoch(self)
+        self.stop = any(distributed.gather_all(self.stop))
 
 
 class AdversarialTrainer(Trainer):
@@ -518,11 +587,47 @@ def _start_epoch(loader: object, loss: Any, epoch: int) -> None:
     """
     for _, sampler in samplers(loader):
         set_epoch = getattr(sampler, "set_epoch", None)
-        if set_epoch is not None and sampler is not loader:
+        if set_epoch is not None:
             set_epoch(epoch)
     tell = getattr(loss, "start_epoch", None)
     if tell is not None:
         tell(epoch)
+
+
+def _check_callable(loss: Any, name: str) -> Any:
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(
+            f"{name} must be called as {name}(model, batch, generator), such as "
+            f"MixedLoss(objective, attack, fraction), got {loss!r}"
+        )
+    return loss
+
+
+def _check_loss(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(
+            f"a training loss must return the mean loss of the batch, a scalar tensor, got {came}; "
+            "take .mean() of one value per sample"
+        )
+    return loss
+
+
+def _check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (None,)
+    if not all(isinstance(callback, Callback) for callback in given):
+        raise TypeError(
+            "callbacks must be a list of Callback, such as [EarlyStopping(10)], and one of your "
+            f"own derived from it, got {callbacks!r}"
+        )
+    return given
+
+
+def _parsed(given: Any, kind: str) -> Batch:
+    batch = parse_batch(given)
+    if not len(batch.x):
+        raise ValueError(f"a {kind} batch holds no samples; leave empty batches out of the loader")
+    return batch
 
 
 def _size(batch: Any) -> int:

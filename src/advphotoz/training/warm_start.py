@@ -15,9 +15,10 @@ from typing_extensions import Self
 
 from advphotoz._checks import check_at_least_one
 from advphotoz._random import Generator
-from advphotoz.attacks.contract import Attack, bind_objective
+from advphotoz.attacks.contract import Attack, Found, bind_objective, perturbations_of
 from advphotoz.batch import Batch, Indexed, SampleIndex
 from advphotoz.objectives import Objective
+from advphotoz.perturbations import PerturbationSet
 
 __all__ = ["IndexedDataset", "WarmStart", "transformed"]
 
@@ -49,7 +50,8 @@ class WarmStart:
     parameters : Tensor or None
         bfloat16 on the CPU, (samples, ...), the parameters of the set, NaN where there are none
         yet: for pixels 2 bytes per pixel and band, 4.1 GB for 100,000 images of 5 x 64 x 64. None
-        before the first attack. Rounded to 0.4 %; the attack brings its start into the set.
+        before the first attack. Rounded to 0.4 %; the attack brings its start into the set. Pixels
+        follow a transform of the images; other parameters, such as zero points, do not.
 
     Raises
     ------
@@ -101,6 +103,11 @@ class WarmStart:
         return self._memory[0]
 
     @property
+    def set(self) -> PerturbationSet | None:
+        """What may change; None if the attack does not say."""
+        return perturbations_of(self.attack)
+
+    @property
     def objective(self) -> Objective | None:
         """What the attack maximises."""
         found: Objective | None = getattr(self.attack, "objective", None)
@@ -145,9 +152,31 @@ class WarmStart:
         index: SampleIndex | None = None,
     ) -> Tensor:
         """Return the adversarial images, and keep what was found for the samples of the index."""
+        if self.set is not None and self.set.changes_context:
+            raise ValueError(
+                f"{self.set!r} changes an input of the network beside the image, which a plain "
+                "call cannot return; take attack.find(...), as the trainers do"
+            )
         if index is None:
             return self.attack(model, x, target, context, generator)
+        images: Tensor = self.find(model, x, target, context, generator, index, value=False).x
+        return images
+
+    def find(
+        self,
+        model: Callable[..., Any],
+        x: Tensor,
+        target: Tensor,
+        context: Sequence[Tensor] = (),
+        generator: Generator = None,
+        index: SampleIndex | None = None,
+        value: bool = True,
+    ) -> Found:
+        """Return what a call returns, with all that the attack tells, see `Found`."""
         find: Any = self.attack.find  # type: ignore[attr-defined]  # checked in __init__
+        if index is None:
+            usual: Found = find(model, x, target, context, generator, value=value)
+            return usual
         rows = index.number.reshape(len(x)).cpu()
         wrong = (rows < 0) | (rows >= self.samples)
         if bool(wrong.any()):
@@ -159,10 +188,10 @@ class WarmStart:
             start = None
             if self.parameters is not None:
                 start = self._read(x, rows, index.pixels)
-            found = find(model, x, target, context, generator, start=start, value=False)
+            found: Found = find(model, x, target, context, generator, start=start, value=value)
+            assert found.parameters is not None  # an attack that takes a start returns its end
             self._keep(x, found.parameters, rows, index.pixels)
-        images: Tensor = found.x
-        return images
+        return found
 
     def _read(self, x: Tensor, rows: Tensor, pixels: Tensor | None) -> Tensor:
         """Return the starts, their pixels where the transform put them."""
@@ -222,18 +251,18 @@ class IndexedDataset(Dataset[Indexed]):
             raise TypeError(
                 "the samples of an iterable data set have no position; take a map-style one"
             )
-        self._dataset = dataset
+        self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self._dataset)  # type: ignore[arg-type]
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Indexed:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Indexed]:
         """Return the samples of a batch, read in one go where the data set can do that."""
-        fetch = getattr(self._dataset, "__getitems__", None)
-        samples = fetch(indices) if fetch else [self._dataset[index] for index in indices]
+        fetch = getattr(self.dataset, "__getitems__", None)
+        samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
         return [
             Indexed(tuple(sample), int(index))
             for index, sample in zip(indices, samples, strict=True)

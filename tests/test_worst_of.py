@@ -20,9 +20,10 @@ from advphotoz import (
     TowardRedshift,
     UniformNoise,
     WorstOf,
+    ZeroPoint,
     evaluate,
 )
-from advphotoz.attacks.attack import bind_objective
+from advphotoz.attacks.contract import attack_name, bind_objective, perturbations_of
 from advphotoz.testing import check_attack
 from problems import BINS, two_inputs
 
@@ -51,6 +52,11 @@ def values(model, images, z, context, objective):
 )
 def test_contract(attack):
     check_attack(attack, BALL)
+
+
+def test_contract_of_a_worst_of_several_sets():
+    check_attack(WorstOf([FGSM(0.1), FGSM(ZeroPoint(0.1)), UniformNoise(L2Ball(0.1))]))
+    check_attack(WorstOf([FGSM(ZeroPoint(0.1)), PGD(ZeroPoint(0.1), steps=2)]))
 
 
 def test_every_sample_keeps_the_largest_objective():
@@ -131,7 +137,6 @@ def test_empty_batch():
         (lambda: WorstOf([]), "at least one attack"),
         (lambda: WorstOf([FGSM]), "must be callable as attack"),
         (lambda: WorstOf([0.1]), "must be callable as attack"),
-        (lambda: WorstOf([FGSM(0.1, targeted=True)]), "TowardRedshift in place of targeted=True"),
     ],
 )
 def test_bad_settings(make, match):
@@ -156,7 +161,7 @@ def test_training_against_it():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     attack = WorstOf([FGSM(0.1), PGD(BALL, steps=2)])
     trainer = AdversarialTrainer(model, optimizer, attack, 0.5, objective=ENTROPY)
-    assert {part.objective for part in trainer.attack.attacks} == {ENTROPY}
+    assert {part.objective for part in trainer.loss.attack.attacks} == {ENTROPY}
     assert trainer.step((x, *context, z)) > 0
     assert model.training
 
@@ -164,48 +169,71 @@ def test_training_against_it():
 def run(attacks, **settings):
     torch.manual_seed(1)
     model, x, z, context, _ = two_inputs()
-    settings = {"bins": BINS, "progress": False, "bootstrap": 0, **settings}
-    return evaluate(model, [(x / 30, *context, z)], attacks, **settings)
+    settings = {"objective": ENTROPY, "progress": False, "bootstrap": 0, **settings}
+    return evaluate(model, [(x / 30, *context, z)], attacks, BINS, **settings)
 
 
 @pytest.mark.parametrize(
     ("attack", "name"),
     [
-        (STRONG, "worst of 2 PGD-4 0.1"),
-        (WorstOf([FGSM(0.1), PGD(L2Ball(0.3)), spoil]), "worst of FGSM 0.1, L2-PGD-10 0.3, spoil"),
-        (WorstOf([WorstOf([FGSM(0.1)]), FGSM(0.1)]), "worst of 2 FGSM 0.1"),
+        (STRONG, "worst of PGD-4 x 2 0.1, PGD-4 0.1"),
+        (WorstOf([FGSM(0.1), PGD(L2Ball(0.3)), spoil]), "worst of FGSM 0.1, PGD-10 L2 0.3, spoil"),
+        (WorstOf([FGSM(0.1, objective=ERROR), FGSM(0.1)]), "worst of 2 FGSM 0.1"),
+        (WorstOf([WorstOf([FGSM(0.1)]), FGSM(0.2)]), "worst of worst of FGSM 0.1, FGSM 0.2"),
     ],
 )
 def test_its_name_and_its_noise(attack, name):
-    result = run([attack], sanity=False)
+    assert attack_name(attack) == name
+    result = run([attack], checks=False, noise=0.1)
     assert [row.name for row in result.rows] == ["clean", "noise", name]
-    assert result["noise"].attack == repr(UniformNoise(0.1))
 
 
-def test_noise_keeps_the_bounds_of_a_part():
-    attack = WorstOf([PGD(L2Ball(0.3)), FGSM(0.1, bounds=(-9, 9))])
-    assert run([attack], sanity=False)["noise"].attack == repr(UniformNoise(0.1, bounds=(-9, 9)))
+def test_its_set_is_that_of_its_parts_where_they_agree():
+    assert perturbations_of(STRONG) == BALL
+    assert perturbations_of(WorstOf([FGSM(0.1), FGSM(0.2)])) is None
+    assert perturbations_of(WorstOf([FGSM(0.1), spoil])) is None
+    assert STRONG.scaled(2).set == LinfBall(0.2)
+    assert [part.steps for part in STRONG.deepened().attacks] == [8, 8]
+    assert WorstOf([FGSM(0.1), spoil]).scaled(2) is None
+    assert WorstOf([FGSM(0.1), spoil]).deepened() is None
+    part = WorstOf([FGSM(0.1), PGD(BALL), spoil])
+    assert part.deepened() == WorstOf([FGSM(0.1), PGD(BALL, steps=20), spoil])
+
+
+def test_it_tells_how_large_and_how_bad_each_worst_is():
+    model, x, z, context, _ = two_inputs()
+    model.eval()
+    parts = [FGSM(ZeroPoint(0.3), objective=ERROR), PGD(BALL, steps=3, objective=ERROR)]
+    found = WorstOf(parts, ERROR).find(model, x, z, context=context)
+    each = [part.find(model, x, z, context=context) for part in parts]
+    best = torch.stack([values(model, f.x, z, context, ERROR) for f in each]).argmax(0)
+    rows = torch.arange(len(x))
+    assert torch.equal(found.x, torch.stack([f.x for f in each])[best, rows])
+    assert torch.equal(found.size, torch.stack([f.size for f in each])[best, rows])
+    torch.testing.assert_close(found.value, values(model, found.x, z, context, ERROR))
+    assert found.parameters is None  # of several sets
+    assert found.rising is None  # a single step cannot say
+    longer = WorstOf([PGD(BALL, steps=2), PGD(BALL, steps=3)], ERROR)
+    assert longer.find(model, x, z, context=context).rising.dtype == torch.bool
 
 
 def test_the_checks_of_an_evaluation_understand_it():
-    sanity = run({"worst": STRONG}, objective=ERROR).sanity
-    named = {check.name: check for check in sanity.checks}
-    assert "worst with twice the steps" in named["more steps"].sentence
-    assert "worst with twice the eps" in named["larger eps"].sentence
-    assert "worst raises the objective" in named["objective rises"].sentence
-    assert named["attack beats noise"].passed
-    assert "under worst" in named["attack beats noise"].sentence
-    mixed = {"worst": WorstOf([FGSM(0.1), PGD(L2Ball(0.3)), spoil])}
-    sanity = run(mixed).sanity
-    assert sanity["attack beats noise"].passed is None  # no one eps to compare at
-    assert sanity["larger eps"].passed
-    sanity = run({"no search": WorstOf([spoil, UniformNoise(0.1)])}).sanity
-    assert sanity["larger eps"].passed is None
+    checks = run({"worst": STRONG}, objective=ERROR).checks
+    named = {check.name: check for check in checks.checks if check.attack == "worst"}
+    assert "twice the steps change the mean objective" in named["converged"].sentence
+    assert "twice the budget changes the mean objective" in named["larger set"].sentence
+    assert named["objective rises"].status == "pass"
+    assert named["attack beats noise"].status == "pass"
+    mixed = run({"mixed": WorstOf([FGSM(0.1), PGD(L2Ball(0.3))])}).checks
+    assert mixed["attack beats noise"].status == "not checked"  # no one set to compare with
+    assert mixed["larger set"].status == "pass"
+    mixed = run({"no search": WorstOf([spoil, UniformNoise(0.1)])}).checks
+    assert mixed["larger set"].status == "not checked"
 
 
 def test_it_is_at_least_as_strong_as_each_part():
     parts = {"entropy": PGD(BALL, objective=ENTROPY), "error": PGD(BALL, objective=ERROR)}
     every = {**parts, "worst": WorstOf(tuple(parts.values()))}
-    result = run(every, objective=ERROR, sanity=False)
+    result = run(every, objective=ERROR, checks=False)
     worst = result["worst"].objective_after
     assert worst >= max(result[name].objective_after for name in parts)
