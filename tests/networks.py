@@ -49,7 +49,7 @@ class Net(nn.Module):
 
 
 class Estimate(nn.Module):
-    """One redshift per sample, 0.3 + w x / 10, without a PDF; the output has the shape asked for."""
+    """One redshift per sample, 0.3 + w x / 10, as (N,) or as a column; there is no PDF."""
 
     def __init__(self, column: bool = False, weight: Tensor = WEIGHT) -> None:
         super().__init__()

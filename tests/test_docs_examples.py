@@ -2,60 +2,261 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from advphotoz import models
+from advphotoz import FGSM, AdversarialTrainer, CrossEntropy, RedshiftBins, datasets, models
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ["README.md", "docs/getting-started.md"]
+FRONT = ["README.md", "docs/getting-started.md"]
+GUIDE = sorted(f"docs/guide/{path.name}" for path in (ROOT / "docs" / "guide").glob("*.md"))
+# It simulates 6000 galaxies; tests/test_datasets_simulation.py runs the same call for fewer.
+SLOW = {"docs/galaxies.md"}
+OTHERS = sorted({f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - {*FRONT, *SLOW})
+BINS = RedshiftBins(0.0, 1.0, 180)
+SIZE = 16
 
 
 def blocks(page: str) -> list[str]:
     return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
+PAGES = [page for page in FRONT + GUIDE + OTHERS if blocks(page)]
+
+
+class Flat(nn.Module):
+    """Numbers per galaxy from a small image and E(B-V); its habits are those of a test."""
+
+    def __init__(self, outputs: int, habit: str = "") -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(5 * SIZE**2, outputs))
+        self.habit = habit
+
+    def forward(self, *inputs: Any) -> Any:
+        if self.habit == "dict":
+            inputs = (inputs[0]["image"], inputs[0]["ebv"])
+        elif self.habit == "ebv first":
+            inputs = inputs[::-1]
+        image, ebv = inputs
+        if self.habit == "random":
+            image = image + torch.randn_like(image)
+        output = self.layers(image) + ebv[:, None]
+        if self.habit == "softmax":
+            return output.softmax(1)
+        return (output, image) if self.habit == "tuple" else output
+
+
+class Writer:
+    """What is used of TensorBoard's SummaryWriter."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[Any, ...]] = []
+
+    def add_scalar(self, *values: Any) -> None:
+        self.written.append(values)
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Return a module to run a page in, in an empty folder, with what the reader brings."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("docs_page")
+    # What a page defines can be pickled only if its module can be imported.
+    monkeypatch.setitem(sys.modules, "docs_page", module)
+    vars(module).update(what_the_reader_has())
+    yield module
+    plt = sys.modules.get("matplotlib.pyplot")
+    if plt is not None:
+        plt.close("all")
+
+
 def what_the_reader_has() -> dict[str, Any]:
-    """Return the names that the pages say the reader brings: a network and arrays."""
+    """Return the names that the front pages say the reader brings: a network and arrays."""
     generator = torch.Generator().manual_seed(0)
     return {
-        "model": models.cnn(image_size=16, width=0.05),
-        "image": torch.randn(8, 5, 16, 16, generator=generator).numpy(),
+        "model": models.cnn(image_size=SIZE, width=0.05),
+        "image": torch.randn(8, 5, SIZE, SIZE, generator=generator).numpy(),
         "ebv": torch.rand(8, generator=generator).numpy() / 10,
-        "z": torch.rand(8, generator=generator).numpy() / 2,
+        "z": 0.4 * torch.rand(8, generator=generator).numpy(),
     }
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs_from_top_to_bottom(
-    page: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.set_num_threads(1)
-    names = what_the_reader_has()
+def what_the_guide_has(names: dict[str, Any]) -> None:
+    """Add what the pages of the guide take for given."""
+    data = datasets.CutoutDataset(names["image"], names["ebv"], names["z"])
+    loader = DataLoader(data, batch_size=4)
+    model = names["model"]
+    names.update(
+        data=data,
+        train=data,
+        loader=loader,
+        train_loader=loader,
+        valid_loader=loader,
+        epochs=2,
+        other=models.cnn(image_size=SIZE, width=0.05),
+        images=data.image,
+        r_magnitude=torch.linspace(14, 18, len(data)),
+        rank=0,
+        world_size=1,
+        writer=Writer(),
+        norm=nn.BatchNorm1d(2),
+    )
+    rows = [{"image": x, "ebv": e, "z": z} for x, e, z in data]
+    z_phot = data.z + 0.01
+    names.update(
+        network=model,
+        returns_tuple=Flat(180, "tuple"),
+        takes_dict=Flat(180, "dict"),
+        ebv_first=Flat(180, "ebv first"),
+        standardised=Flat(1),
+        returns_pdf=Flat(180, "softmax"),
+        random_in_eval=Flat(180, "random"),
+        regression=Flat(1),
+        dict_loader=DataLoader(rows, batch_size=4),
+        z_phot=z_phot,
+        z_attacked=z_phot + 0.02,
+        z_spec=data.z,
+    )
+    if importlib.util.find_spec("matplotlib") is not None:
+        from matplotlib.figure import Figure
+
+        names["ax"], names["other_ax"] = Figure().subplots(2)
+
+
+def tensors(names: dict[str, Any]) -> None:
+    """Turn the arrays into the tensors that a page passes to attacks."""
+    names.update({key: torch.as_tensor(names[key]) for key in ("image", "ebv", "z")})
+    names["x"] = names["image"]
+
+
+def run(page: str, module: ModuleType) -> list[str]:
     found = blocks(page)
-    assert len(found) >= 2
     for number, block in enumerate(found, 1):
-        exec(compile(block, f"{page}, block {number}", "exec"), names)
+        exec(compile(block, f"{page}, block {number}", "exec"), vars(module))
+    return found
+
+
+@pytest.mark.parametrize("name", FRONT)
+def test_the_code_of_a_front_page_runs_from_top_to_bottom(
+    name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(run(name, page)) >= 2
     printed = capsys.readouterr().out
-    assert "FGSM" in printed
-    assert "PGD" in printed
+    assert printed.startswith("Checks: ")
+    assert "FGSM 0.01" in printed
+    assert "PGD-10 0.01" in printed
+
+
+def the_example_attack() -> dict[str, Any]:
+    """Return the class that the page on attacks of one's own shows from the examples."""
+    path = ROOT / "examples" / "own_attack.py"
+    spec = importlib.util.spec_from_file_location("own_attack", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["own_attack"] = module
+    spec.loader.exec_module(module)
+    return {"Momentum": module.Momentum}
+
+
+def a_file_of_cutouts(names: dict[str, Any]) -> dict[str, Any]:
+    """Write sdss.npz in the layout of Pasquet et al. 2019, and return a trainer."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    labels = np.zeros(30, dtype=[("z", "f4"), ("EBV", "f4"), ("dered_petro_r", "f4")])
+    labels["z"], labels["dered_petro_r"] = rng.uniform(0.01, 0.39, 30), 17.0
+    cube = rng.normal(size=(30, SIZE, SIZE, 5)).astype("f4")
+    np.savez("sdss.npz", cube=cube, labels=labels)
+    optimizer = torch.optim.SGD(names["model"].parameters(), lr=0.01)
+    objective = CrossEntropy(RedshiftBins(0.0, 0.4, 180))
+    trainer = AdversarialTrainer(names["model"], optimizer, FGSM(0.01), 0.2, objective)
+    return {"trainer": trainer}
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """Start torch.distributed with a single process."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if page not in FRONT])
+def test_the_code_of_a_page_runs_from_top_to_bottom(
+    name: str, page: ModuleType, request: pytest.FixtureRequest
+) -> None:
+    names = vars(page)
+    what_the_guide_has(names)
+    if "own-model" not in name:
+        tensors(names)
+    if "plot_" in "".join(blocks(name)):
+        pytest.importorskip("matplotlib")
+    if "own-attack" in name:
+        names.update(the_example_attack())
+    if "large-files" in name:
+        names.update(a_file_of_cutouts(names))
+    if "DistributedDataParallel" in "".join(blocks(name)):
+        request.getfixturevalue("one_process")
+    run(name, page)
+
+
+def test_adapters_of_the_guide_give_what_the_readouts_take(page: ModuleType) -> None:
+    """The page itself throws its adapters away."""
+    names = vars(page)
+    what_the_guide_has(names)
+    tensors(names)
+    block = next(b for b in blocks("docs/guide/own-model.md") if "AverageOverDraws" in b)
+    imports, *lines = block.split("\n\n")
+    exec(imports, names)
+    for line in lines:
+        code = "\n".join(row for row in line.splitlines() if not row.startswith("#"))
+        made = eval(code, names)
+        if isinstance(made, nn.Module):
+            output = made(names["image"], names["ebv"])
+            assert isinstance(output, Tensor)
+            assert output.shape[1] in (1, 180)
+        else:
+            assert all(len(batch) in (2, 3) for batch in made)
+
+
+def test_the_log_of_the_guide_was_written(page: ModuleType) -> None:
+    names = vars(page)
+    what_the_guide_has(names)
+    tensors(names)
+    found = blocks("docs/guide/training.md")
+    last = next(i for i, block in enumerate(found) if "class Log" in block)
+    chosen = [found[0], *(b for b in found[: last + 1] if "callbacks" in b or "ball =" in b)]
+    for block in chosen:
+        exec(compile(block, "docs/guide/training.md", "exec"), names)
+    kinds = {written[0] for written in names["writer"].written}
+    assert kinds == {"batch loss", "valid loss"}
 
 
 def test_the_five_lines_are_the_same_on_both_pages() -> None:
-    first = [next(b for b in blocks(page) if "evaluate(" in b) for page in PAGES]
+    first = [next(b for b in blocks(page) if "evaluate(" in b) for page in FRONT]
     assert first[0] == first[1]
     assert len([line for line in first[0].splitlines() if line.strip()]) <= 5
 
 
-@pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs" / "guide").glob("*.md")))
-def test_the_code_of_the_guide_is_python(page: str) -> None:
-    for number, block in enumerate(blocks(f"docs/guide/{page}"), 1):
-        compile(block, f"{page}, block {number}", "exec")
+@pytest.mark.parametrize("name", sorted(SLOW))
+def test_the_code_that_is_not_run_is_python(name: str) -> None:
+    for number, block in enumerate(blocks(name), 1):
+        compile(block, f"{name}, block {number}", "exec")
 
 
 def test_the_demo_table_has_its_place() -> None:

@@ -454,7 +454,7 @@ def test_mixed_loss_is_the_mixed_step_by_hand():
         gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
-                parameter -= 0.1 * gradient
+                parameter.add_(gradient, alpha=-0.1)  # as SGD does
         torch.manual_seed(3)
         assert run.step(full) == loss.item()
     assert different(model.state_dict(), by_hand.state_dict()) == []

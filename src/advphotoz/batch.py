@@ -117,4 +117,13 @@ def parse_batch(batch: object) -> Batch:
                 f"a batch must hold tensors, but item {position} is a {type(value).__name__}"
             )
     x, *context, target = batch
+    if index is not None and not _is_index(index.number, len(x) if x.ndim else -1):
+        raise TypeError(
+            "the index of a batch must be an int64 tensor (N,), the position of each sample in its "
+            f"data set, as IndexedDataset yields it; got {index.number!r}"
+        )
     return Batch(x, tuple(context), target, index)
+
+
+def _is_index(number: Any, n: int) -> bool:
+    return isinstance(number, Tensor) and number.dtype == torch.int64 and number.shape == (n,)

@@ -36,7 +36,7 @@ Objective: TypeAlias = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    r"""Cross-entropy between the predicted PDF and the bin that holds z_spec, or the bins around it.
+    r"""Cross-entropy between the predicted PDF and the bin of z_spec, or a Gaussian label on it.
 
     .. math:: \ell = -\sum_k t_k \log \mathrm{softmax}(f(x))_k, \qquad
         t_k \propto \int_{e_k}^{e_{k+1}} \mathcal{N}(z; z_{spec}, w^2)\, dz

@@ -21,7 +21,8 @@ class TrainingLoss(Protocol):
     """What a trainer minimises: one method.
 
     A loss that keeps something from batch to batch may also have ``start_epoch(epoch)``,
-    ``state_dict()`` and ``load_state_dict(state)``, which the trainer then calls.
+    ``state_dict()`` and ``load_state_dict(state)``, which the trainer then calls. One with a true
+    ``needs_index`` is given no training batch without `Batch.index`.
     """
 
     def __call__(
@@ -79,6 +80,7 @@ class MixedLoss:
         if attack is None and self.fraction > 0:
             raise ValueError(f"fraction is {fraction}, but there is no attack; pass one, or 0")
         self.attack = None if attack is None else bind_objective(attack, objective)
+        self.needs_index = bool(getattr(attack, "takes_index", False)) and self.fraction > 0
 
     def __call__(
         self, model: Callable[..., Any], batch: Batch, generator: torch.Generator

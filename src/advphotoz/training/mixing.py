@@ -13,7 +13,7 @@ from advphotoz._model import unwrapped
 from advphotoz.attacks.contract import Attack, attack_name, check_result, perturbations_of
 from advphotoz.batch import Batch, parse_batch
 
-__all__ = ["mix_adversarial", "mixed"]
+__all__ = ["check_indexed", "mix_adversarial", "mixed"]
 
 
 def mix_adversarial(
@@ -72,8 +72,21 @@ def mix_adversarial(
     >>> int((x != 0).any(dim=1).sum())
     2
     """
-    x, context, target, _ = mixed(model, parse_batch(batch), attack, fraction, generator)
+    parsed = parse_batch(batch)
+    if getattr(attack, "takes_index", False):
+        check_indexed(parsed)
+    x, context, target, _ = mixed(model, parsed, attack, fraction, generator)
     return (x, *context, target)
+
+
+def check_indexed(batch: Batch) -> None:
+    """Refuse a training batch that does not say which samples it holds."""
+    if batch.index is None:
+        raise TypeError(
+            "an attack that begins where its last search on a sample ended must know the samples, "
+            "and the batch does not say which they are; wrap the training set: "
+            "DataLoader(IndexedDataset(data), ...)"
+        )
 
 
 def mixed(

@@ -40,6 +40,7 @@ from advphotoz.training.checkpoint import (
     write_checkpoint,
 )
 from advphotoz.training.losses import MixedLoss, TrainingLoss
+from advphotoz.training.mixing import check_indexed
 from advphotoz.training.warm_start import Transform, transformed
 
 __all__ = ["AdversarialTrainer", "Trainer"]
@@ -144,6 +145,8 @@ class Trainer:
     def step(self, batch: Sequence[Any]) -> float:
         """Do one step on a batch ``(x, *context, target)``; return its mean loss."""
         here = _parsed(batch, "training").to(device_of(self.model))
+        if getattr(self.loss, "needs_index", False):
+            check_indexed(here)
         here = transformed(here, self.transform, self.generator)
         with autocasting(here.x.device, self.autocast):
             loss = _check_loss(self.loss(self.model, here, self.generator))

@@ -33,7 +33,8 @@ class WarmStart:
     From epoch to epoch the weights :math:`\theta_t` change little, and what misled them still
     does: one or two steps per epoch add up to the many of a search that starts over every time.
     A sample that is not drawn in an epoch keeps its perturbation. For training only; the training
-    set must be an `IndexedDataset`. Without an index, as in validation, the attack starts as usual.
+    set must be an `IndexedDataset`. In validation, and called without an index, the attack starts
+    as usual.
 
     Parameters
     ----------
@@ -235,7 +236,8 @@ class IndexedDataset(Dataset[Indexed]):
     Raises
     ------
     TypeError
-        For an iterable data set, whose samples have no position.
+        For an iterable data set, whose samples have no position, and for samples that are no
+        tuples.
 
     Examples
     --------
@@ -263,6 +265,12 @@ class IndexedDataset(Dataset[Indexed]):
         """Return the samples of a batch, read in one go where the data set can do that."""
         fetch = getattr(self.dataset, "__getitems__", None)
         samples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        for sample in samples:
+            if not isinstance(sample, (tuple, list)):
+                raise TypeError(
+                    "a sample of the data set must be a tuple (x, *context, target), got a "
+                    f"{type(sample).__name__}; wrap the data set in one that yields tuples"
+                )
         return [
             Indexed(tuple(sample), int(index))
             for index, sample in zip(indices, samples, strict=True)
