@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advphotoz import FGSM, RedshiftBins
+from advphotoz import FGSM, PointEstimate, RedshiftBins, SignedRedshift
 from advphotoz.evaluation import loss_landscape
 from advphotoz.objectives import CrossEntropy
 
@@ -122,10 +122,40 @@ def test_no_trace_is_left(given: dict[str, Any]) -> None:
 def test_half_precision_and_the_papers_bins() -> None:
     model = nn.Linear(4, 180).bfloat16()
     x, target = torch.randn(2, 4).bfloat16(), torch.rand(2)
-    losses = loss_landscape(model, x, target, [torch.ones(2, 4)], [0, 1])
+    objective = CrossEntropy(RedshiftBins())
+    losses = loss_landscape(model, x, target, [torch.ones(2, 4)], [0, 1], objective)
     assert losses.dtype == torch.float32
     with torch.no_grad():
-        assert torch.equal(losses[:, 0], CrossEntropy()(model(x), target))
+        assert torch.equal(losses[:, 0], objective(model(x), target))
+
+
+class InPlace(nn.Module):
+    """It writes into its inputs, and counts its calls in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor, ebv: Tensor) -> Tensor:
+        self.calls += 1
+        x.sub_(0.1)
+        ebv.add_(1.0)
+        return 0.3 + x.mean((1, 2, 3)) + ebv
+
+
+def test_a_network_that_writes_into_its_inputs_and_has_one_output() -> None:
+    x, z, ebv = torch.randn(3, 2, 3, 3), torch.full((3,), 0.1), torch.ones(3)
+    kept = x.clone()
+    model = InPlace()
+    objective = SignedRedshift(PointEstimate())
+    losses = loss_landscape(
+        model, x, z, [torch.ones_like(x)], RADII, objective, context=(ebv,), batch_size=2
+    )
+    expected = (0.3 - 0.1 + 2.0 - 0.1 + x.mean((1, 2, 3))[:, None] + torch.tensor(RADII)) / 1.1
+    assert torch.allclose(losses, expected, atol=1e-5)
+    assert torch.equal(x, kept)
+    assert torch.equal(ebv, torch.ones(3))
+    assert model.calls == 0
 
 
 X = torch.zeros(3, 2, 3, 3)
@@ -152,7 +182,9 @@ X = torch.zeros(3, 2, 3, 3)
         ({"target": torch.rand(2)}, ValueError, "target must have one row per sample"),
         ({"context": torch.rand(3)}, TypeError, "write context="),
         ({"model": lambda x, ebv: x}, TypeError, r"model must be a torch.nn.Module"),
-        ({"objective": None}, ValueError, r"logits of shape \(N, 180\)"),
+        ({"objective": None}, TypeError, "objective must be callable .* got None"),
+        ({"objective": CrossEntropy(RedshiftBins())}, ValueError, r"logits of shape \(N, 180\)"),
+        ({"objective": lambda output, z: output}, ValueError, "one value per sample"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -10,9 +10,19 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from advphotoz import FGSM, PGD, LinfBall, RedshiftBins, metrics
+from advphotoz import (
+    FGSM,
+    PGD,
+    GaussianMixture,
+    LinfBall,
+    PointEstimate,
+    Quantiles,
+    RedshiftBins,
+    metrics,
+)
 from advphotoz.evaluation import RobustnessCurve, robustness_curve
 from advphotoz.plotting import plot_attack_panel, plot_delta_z, plot_robustness, plot_z_z
+from networks import Estimate, features
 
 BINS = RedshiftBins(n=6)
 
@@ -24,9 +34,9 @@ def ax() -> Any:
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 6) -> None:
         super().__init__()
-        self.out = nn.Linear(3 * 25 + 1, 6)
+        self.out = nn.Linear(3 * 25 + 1, outputs)
 
     def forward(self, x: Tensor, ebv: Tensor) -> Tensor:
         logits: Tensor = self.out(torch.cat([x.flatten(1), ebv[:, None]], dim=1))
@@ -92,13 +102,19 @@ def curve(**settings: Any) -> RobustnessCurve:
         torch.rand(30, generator=generator),
     )
     attacks = {"FGSM": FGSM, "PGD": lambda eps: PGD(LinfBall(eps), steps=2)}
-    quiet = {"bins": BINS, "progress": False, "bootstrap": 10, **settings}
-    return robustness_curve(Net(), [batch], attacks, [0.01, 0.1, 1.0], **quiet)
+    quiet = {"progress": False, "bootstrap": 10, **settings}
+    return robustness_curve(Net(), [batch], attacks, [0.01, 0.1, 1.0], BINS, **quiet)
 
 
 @pytest.mark.parametrize(
     ("metric", "factor", "bars"),
-    [("eta", 100, True), ("bias", 1e4, True), ("sigma_mad", 1e3, True), ("nll", 1, False)],
+    [
+        ("eta", 100, True),
+        ("bias", 1e4, True),
+        ("sigma_mad", 1e3, True),
+        ("bias_change", 1, True),
+        ("nll", 1, False),
+    ],
 )
 def test_robustness_draws_the_curve(ax: Any, metric: str, factor: float, bars: bool) -> None:
     result = curve()
@@ -111,6 +127,14 @@ def test_robustness_draws_the_curve(ax: Any, metric: str, factor: float, bars: b
         assert container.lines[0].get_xdata() == pytest.approx(eps)
         assert container.lines[0].get_ydata() == pytest.approx(factor * values)
         assert container.has_yerr == bars
+        if bars:
+            ends = np.array([segment[:, 1] for segment in container.lines[2][0].get_segments()])
+            if metric == "eta":  # Wilson's interval lies askew
+                low, high = (result.line(name, f"eta_{end}")[1] for end in ("low", "high"))
+            else:
+                error = result.line(name, f"{metric}_error")[1]
+                low, high = values - error, values + error
+            assert ends == pytest.approx(factor * np.array([low, high]).T)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "0.01", "0.1", "1"]
     assert ax.get_xlim()[0] < 0
     assert ax.get_xlim()[1] > 1
@@ -118,34 +142,44 @@ def test_robustness_draws_the_curve(ax: Any, metric: str, factor: float, bars: b
 
 def test_robustness_without_errors_or_metric(ax: Any) -> None:
     result = curve(bootstrap=0)
-    plot_robustness(ax, result)
+    plot_robustness(ax, result, "bias")
     assert not ax.containers[0].has_yerr
+    plot_robustness(ax, result)
+    assert ax.containers[-1].has_yerr  # an interval needs no bootstrap
     with pytest.raises(ValueError, match="no metric 'speed'"):
         plot_robustness(ax, result, "speed")
 
 
-def network() -> Net:
+def test_robustness_of_a_network_without_a_pdf(ax: Any) -> None:
+    result = robustness_curve(
+        Estimate(), [features()], {"FGSM": FGSM}, [0.1], PointEstimate(), progress=False
+    )
+    drawn(plot_robustness(ax, result, "objective_after"))
+    with pytest.raises(ValueError, match="crps was not computed"):
+        plot_robustness(ax, result, "crps")
+
+
+def network(outputs: int = 6) -> Net:
     torch.manual_seed(1)
-    return Net().train()
+    return Net(outputs).train()
 
 
-def panel(**changes: Any) -> Figure:
+def panel(model: Any = None, **changes: Any) -> Figure:
     torch.manual_seed(0)
     x = torch.randn(3, 5, 5)
     given: dict[str, Any] = {
         "x": x,
         "x_adv": x + 0.01 * torch.randn(3, 5, 5).sign(),
-        "target": torch.tensor([0.3]),
+        "z": torch.tensor([0.3]),
         "context": (torch.zeros(1),),
-        "bins": BINS,
+        "readout": BINS,
         "fig": Figure(figsize=(7, 6.6), layout="constrained"),
         "bands": "gri",
         **changes,
     }
-    model = network()
+    model = network() if model is None else model
     fig = plot_attack_panel(model, **given)
-    assert model.training
-    assert model.out.training
+    assert all(module.training for module in model.modules())
     return fig
 
 
@@ -153,7 +187,7 @@ def test_attack_panel_draws_images_slices_and_pdfs() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 5, 5)
     x_adv = x + 0.01
-    fig = panel(x=x[None], x_adv=x_adv[None], target=0.3, magnify=100)
+    fig = panel(x=x[None], x_adv=x_adv[None], z=0.3, magnify=100)
     fig.canvas.draw()
     frames = [ax for ax in fig.axes if ax.images]
     assert len(frames) == 9
@@ -179,6 +213,91 @@ def test_attack_panel_draws_images_slices_and_pdfs() -> None:
             pdf = BINS.pdf(network()(image[None], torch.zeros(1)))[0]
         assert stairs.values * BINS.width == pytest.approx(pdf.numpy(), abs=1e-6)
     assert pdfs.lines[2].get_xdata()[0] == pytest.approx(0.3)
+    words = [text.get_text() for text in pdfs.get_legend().get_texts()]
+    assert len(words) == 3
+    assert words[2] == r"$z_\mathrm{spec} = 0.300$"
+
+
+class Narrow(Net):
+    """A mixture of two narrow components, far apart, whose mean lies between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([0.1, 0.25]))
+
+    def forward(self, x: Tensor, ebv: Tensor) -> Tensor:
+        shift = x.mean((1, 2, 3))[:, None]
+        zero = torch.zeros(len(x), 2)
+        return torch.cat([zero, self.means + shift, zero - 5.0], 1)
+
+
+def test_attack_panel_draws_the_pdf_of_a_mixture_as_a_curve() -> None:
+    x = torch.zeros(3, 5, 5)
+    fig = panel(Narrow(), x=x, x_adv=x + 0.05, z=0.7, readout=GaussianMixture(2))
+    fig.canvas.draw()
+    [pdfs] = [ax for ax in fig.axes if ax.get_ylabel() == "PDF"]
+    assert not pdfs.patches
+    low, high = pdfs.get_xlim()
+    assert low < 0.1 - 0.02 < 0.7 < high  # all of the PDF, and z_spec
+    sigma = np.exp(-5.0)
+    for k, shift in enumerate((0.0, 0.05)):
+        z, density = pdfs.lines[k].get_data()
+        assert np.trapezoid(density, z) == pytest.approx(1, abs=0.01)
+        gaps = (z[:, None] - np.array([0.1, 0.25]) - shift) / sigma
+        expected = (np.exp(-(gaps**2) / 2) / (2 * sigma * np.sqrt(2 * np.pi))).sum(1)
+        assert density == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert pdfs.lines[2 + k].get_xdata()[0] == pytest.approx(0.175 + shift)
+    assert pdfs.lines[4].get_xdata()[0] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "readout"), [(1, PointEstimate()), (3, Quantiles([0.16, 0.5, 0.84]))]
+)
+def test_attack_panel_without_a_pdf_draws_lines_alone(outputs: int, readout: Any) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 5)
+    fig = panel(network(outputs), x=x, x_adv=x + 0.1, readout=readout)
+    fig.canvas.draw()
+    assert len(fig.axes) == 9 + 3 + 1 + 1
+    [below] = [ax for ax in fig.axes if ax.get_xlabel() == "redshift"]
+    assert not below.patches
+    assert below.get_ylabel() == ""
+    assert list(below.get_yticks()) == []
+    with torch.no_grad():
+        estimates = [
+            float(readout.redshift(network(outputs)(image[None], torch.zeros(1))))
+            for image in (x, x + 0.1)
+        ]
+    found = [line.get_xdata()[0] for line in below.lines]
+    assert found == pytest.approx([*estimates, 0.3], abs=1e-6)
+    low, high = below.get_xlim()
+    assert low < min(found) < max(found) < high
+
+
+class InPlace(Net):
+    """It writes into its inputs, and counts its calls in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor, ebv: Tensor) -> Tensor:
+        self.calls += 1
+        x.sub_(5.0)
+        ebv.add_(5.0)
+        return super().forward(x, ebv)
+
+
+def test_attack_panel_leaves_model_and_inputs_as_they_were() -> None:
+    torch.manual_seed(0)
+    x, ebv, model = torch.randn(1, 3, 5, 5), torch.zeros(1), InPlace().train()
+    kept = x.clone()
+    fig = panel(model, x=x, x_adv=x, context=(ebv,))
+    assert torch.equal(x, kept)
+    assert torch.equal(ebv, torch.zeros(1))
+    assert model.calls == 0
+    frames = [ax for ax in fig.axes if ax.images]
+    assert frames[6].images[0].get_array().data == pytest.approx(kept[0, 0].numpy())
 
 
 def test_attack_panel_magnifies_by_a_round_number() -> None:
@@ -199,11 +318,21 @@ def test_attack_panel_magnifies_by_a_round_number() -> None:
         ({"x_adv": torch.zeros(3, 5, 4)}, "x_adv must have the shape of x"),
         ({"x_adv": torch.full((3, 5, 5), torch.nan)}, "x_adv must be finite"),
         ({"bands": "ugriz"}, "bands must name the 3 bands"),
+        ({"readout": RedshiftBins(n=5)}, r"logits of shape \(N, 5\)"),
+        ({"context": (torch.zeros(2),)}, r"context\[0\] must have one row"),
     ],
 )
 def test_attack_panel_refuses(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         panel(**changes)
+
+
+def test_attack_panel_has_no_readout_of_its_own() -> None:
+    x = torch.zeros(3, 5, 5)
+    with pytest.raises(TypeError, match="readout"):
+        plot_attack_panel(Net(), x, x, 0.3, (torch.zeros(1),), bands="gri")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"write context=\(ebv,\)"):
+        panel(context=torch.zeros(1))
 
 
 def test_absent_matplotlib_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +342,7 @@ def test_absent_matplotlib_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
         lambda: plot_delta_z(None, [0.1], [0.1]),  # type: ignore[arg-type]
         lambda: plot_z_z(None, [0.1], [0.1]),  # type: ignore[arg-type]
         lambda: plot_robustness(None, None),  # type: ignore[arg-type]
-        lambda: plot_attack_panel(Net(), torch.zeros(5, 5, 5), torch.zeros(5, 5, 5), 0.3),
+        lambda: plot_attack_panel(Net(), *2 * [torch.zeros(5, 5, 5)], 0.3, readout=BINS),
     ):
         with pytest.raises(ImportError, match=r'pip install "advphotoz\[plot\]"'):
             call()

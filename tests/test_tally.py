@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from advphotoz import PGD, LinfBall, distributed, metrics
 from advphotoz.evaluation import Evaluation, Tally
 from advphotoz.evaluation.tally import COLUMNS, LARGEST, SUMS, Column
 from advphotoz.provenance import DataDigest, sample_digests
-from networks import FIVE, Net, images, run, split
+from networks import FIVE, Net, Spoiler, TwoBins, images, run, sides, split
 
 NAMES = (*COLUMNS, *SUMS, *LARGEST)
 
@@ -103,23 +102,8 @@ def test_a_process_alone_gets_its_own_tally_back() -> None:
 # ---- two processes ----------------------------------------------------------------------------
 
 
-def in_two_processes(work: Callable[..., Any], folder: Path) -> list[Any]:
-    """Return what a function of a module returns in each of two processes that are connected."""
-    multiprocessing.spawn(_worker, (work, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-def _worker(rank: int, work: Callable[..., Any], folder: str) -> None:
-    torch.set_num_threads(1)
-    # A file to meet at, in place of a port that somebody else might take.
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        torch.save(work(rank), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
 def gathered(rank: int) -> Any:
+    """Gather the two parts of a tally."""
     values = measured()
     rows = slice(None, 1234) if rank == 0 else slice(1234, None)
     mine = {name: v[rows] for name, v in values.items()}
@@ -130,12 +114,55 @@ def gathered(rank: int) -> Any:
     return tally, distributed.gather(digest), answers, distributed.several()
 
 
-def test_two_processes_gather_the_tally_of_one(tmp_path: Path) -> None:
+RANDOM = PGD(LinfBall(0.1), random_start=True)
+
+
+def evaluated(rank: int) -> Evaluation:
+    """Evaluate a share of the data each, of different sizes."""
+    torch.manual_seed(0)
+    model = Net()
+    rows = slice(None, 45) if rank == 0 else slice(45, None)
+    mine = tuple(value[rows] for value in images())
+    return run(model, split(mine, 15), [RANDOM], FIVE)
+
+
+class Cut(TwoBins):
+    """Its gradient is cut off."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.detach())
+
+
+def cut_in_one(rank: int) -> Any:
+    """The gradient is cut in one process only: the other must not wait for ever."""
+    return run([TwoBins, Cut][rank](), [sides(8)], [Spoiler()]).checks
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    # A file to meet at, in place of a port that somebody else might take.
+    limit = timedelta(minutes=5)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
+    try:
+        torch.save([work(rank) for work in (gathered, evaluated, cut_in_one)], f"{folder}/{rank}")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Return what two connected processes found: one after the other, in each."""
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(_worker, (str(folder),), nprocs=2)
+    return [torch.load(folder / str(rank), weights_only=False) for rank in range(2)]
+
+
+def test_two_processes_gather_the_tally_of_one(two: list[Any]) -> None:
     values = measured()
     whole = tally_of(values, [3000])
     digest = DataDigest()
     digest.update(sample_digests((values["z_phot"], values["pit"])))
-    for tally, total, answers, several in in_two_processes(gathered, tmp_path):
+    for (tally, total, answers, several), *_ in two:
         assert_same(tally, whole)
         pair = tally.column("z_phot").numpy(), tally.column("own").numpy()
         expected = values["z_phot"].numpy(), values["own"].numpy()
@@ -146,49 +173,28 @@ def test_two_processes_gather_the_tally_of_one(tmp_path: Path) -> None:
         assert several
 
 
-def evaluated(rank: int) -> Evaluation:
-    torch.manual_seed(0)
-    model = Net()
-    # Shares of another size, and one process that keeps no more samples than it has.
-    rows = slice(None, 45) if rank == 0 else slice(45, None)
-    mine = tuple(value[rows] for value in images())
-    return run(model, split(mine, 15), [PGD(LinfBall(0.1), random_start=True)], FIVE)
-
-
-def test_two_processes_evaluate_as_one(tmp_path: Path) -> None:
+def test_two_processes_evaluate_as_one(two: list[Any]) -> None:
     torch.set_num_threads(1)
-    first, second = in_two_processes(evaluated, tmp_path)
+    (_, first, _), (_, second, _) = two
     assert first.rows == second.rows
     assert first.checks == second.checks
     torch.manual_seed(0)
-    alone = run(Net(), split(images(), 15), [PGD(LinfBall(0.1), random_start=True)], FIVE)
+    alone = run(Net(), split(images(), 15), [RANDOM], FIVE)
     assert first.settings["data_sha256_sum"] == alone.settings["data_sha256_sum"]
+    assert first.settings["samples"] == 60
     assert first.z_spec.tolist() == alone.z_spec.tolist()
     for name in ("clean", "noise", "PGD-10 0.1"):
         assert np.array_equal(first.z_phot[name], alone.z_phot[name])
-        assert first[name].sigma_mad == alone[name].sigma_mad
-        assert first[name].bias_error == alone[name].bias_error
+        assert np.array_equal(first.pit[name], alone.pit[name])
+        for metric in ("sigma_mad", "median_bias", "sigma_iqr", "eta", "bias_error", "linf"):
+            assert getattr(first[name], metric) == getattr(alone[name], metric)
         assert first[name].nll == pytest.approx(alone[name].nll, rel=1e-12)
-        assert first[name].linf == alone[name].linf
-    assert first.checks is not None
-    assert alone.checks is not None
     assert first.checks.samples == alone.checks.samples == 60
-    statuses = [[(c.name, c.status) for c in r.checks.checks] for r in (first, alone)]  # type: ignore[union-attr]
-    assert statuses[0] == statuses[1]
+    for ours, theirs in zip(first.checks.checks, alone.checks.checks, strict=True):
+        assert (ours.name, ours.attack, ours.status) == (theirs.name, theirs.attack, theirs.status)
 
 
-def cut_in_one(rank: int) -> Any:
-    """The gradient is cut in one process only: the other must not wait for ever."""
-    from networks import TWO, Spoiler, TwoBins, sides
-
-    class Cut(TwoBins):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x.detach() if rank else x)
-
-    return run(Cut(), [sides(8)], [Spoiler()], TWO).checks
-
-
-def test_processes_that_fail_apart_do_not_wait_for_ever(tmp_path: Path) -> None:
-    for checks in in_two_processes(cut_in_one, tmp_path):
+def test_processes_whose_gradients_fail_apart_do_not_wait_for_ever(two: list[Any]) -> None:
+    for _, _, checks in two:
         assert checks["gradients do not vanish"].status == "FAIL"
         assert "cuts the gradient" in checks["gradients do not vanish"].sentence

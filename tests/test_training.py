@@ -22,6 +22,7 @@ from advphotoz import (
     mix_adversarial,
 )
 from advphotoz.attacks import Found
+from advphotoz.batch import Indexed
 from advphotoz.datasets import MappedLoader, random_dihedral
 from advphotoz.perturbations import PerturbationSet
 from advphotoz.training import MixedLoss, Trainer, WarmStart
@@ -500,7 +501,8 @@ def test_a_set_that_changes_the_context(warm):
     before = [value.clone() for value in full]
     attack = PGD(ReddeningShift(), steps=2, objective=OBJECTIVE)
     used = WarmStart(attack, 10) if warm else attack
-    x, ebv, z = mix_adversarial(model, full, used, 0.5, torch.Generator().manual_seed(0))
+    given = Indexed(full, torch.arange(10)) if warm else full
+    x, ebv, z = mix_adversarial(model, given, used, 0.5, torch.Generator().manual_seed(0))
     assert torch.equal(x, before[0])
     assert torch.equal(z, before[2])
     moved = ebv - before[1]
@@ -515,7 +517,7 @@ def test_a_set_that_changes_the_context(warm):
 
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].clone()))
-    trainer(model, attack=used, fraction=1.0).step(full)
+    trainer(model, attack=used, fraction=1.0).step(given)
     torch.testing.assert_close((seen[-1] - before[1]).abs(), torch.full((10,), 0.1))
     assert all(torch.equal(a, b) for a, b in zip(full, before, strict=True))
 

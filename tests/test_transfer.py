@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from advphotoz import FGSM, PGD, GaussianMixture, LinfBall, PointEstimate, Quantiles, WorstOf
+from advphotoz import (
+    FGSM,
+    PGD,
+    GaussianMixture,
+    LinfBall,
+    NegativeLogLikelihood,
+    PointEstimate,
+    Quantiles,
+    WorstOf,
+)
 from advphotoz.evaluation import TransferMatrix, transfer_matrix
 from networks import TWO, Estimate, Momentum, Net, TwoBins, features, images, run, sides, split
 
@@ -41,9 +50,7 @@ def test_transfer_shows_one_models_images_to_another(tmp_path: Path) -> None:
     assert matrix["B"]["A"].objective_after < matrix["A"]["A"].objective_after
     # Images for B: x + eps sign of B's gradient, which A's own pass would make of them too.
     x, z = sides(60)
-    bound = FGSM(0.3).bind(
-        lambda output, target: -output.log_softmax(1).gather(1, TWO.index(target)[:, None])[:, 0]
-    )  # noqa: E501
+    bound = FGSM(0.3, objective=NegativeLogLikelihood(TWO))
     made = bound(models["B"], x, z)
     seen = run(models["A"], [(made, z)], checks=False)["clean"]
     assert matrix["B"]["A"].objective_after == pytest.approx(seen.objective_after, rel=1e-5)

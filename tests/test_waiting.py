@@ -17,15 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from advphotoz import (
     PGD,
     CrossEntropy,
+    GaussianMixture,
     L2Ball,
     LinfBall,
+    NegativeLogLikelihood,
     RedshiftBins,
     RedshiftError,
+    SignedRedshift,
     TowardRedshift,
     WorstOf,
+    ZeroPoint,
 )
 from advphotoz._deferred import deferred, refuse
-from advphotoz.attacks import posed
+from advphotoz.attacks.problem import opened
 from problems import BINS, TwoInputs, two_inputs
 
 OPS = torch.ops.aten
@@ -92,15 +96,23 @@ BANDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 CLIPPED = RedshiftBins(0.0, 1.0, 20, clip=True)
 
 
+def of_a_mixture(output, target):
+    """Read 18 of the network's outputs as a mixture."""
+    return NegativeLogLikelihood(GaussianMixture(6))(output[:, :18], target)
+
+
 @pytest.mark.parametrize("where", ["cpu", "meta"])
 @pytest.mark.parametrize(
     ("ball", "settings"),
     [
         (LinfBall(0.1), {"objective": CrossEntropy(BINS)}),
-        (LinfBall(BANDS), {"objective": RedshiftError(BINS), "step_size": BANDS}),
-        (L2Ball(0.3), {"objective": TowardRedshift(0.2, BINS), "bounds": (-1e3, 1e3)}),
-        (L2Ball(BANDS), {"objective": CrossEntropy(CLIPPED), "targeted": True}),
+        (LinfBall(0.1), {"objective": CrossEntropy(BINS), "keep": "last"}),
+        (LinfBall(BANDS), {"objective": RedshiftError(BINS), "step_size": 0.1}),
+        (L2Ball(0.3, bounds=(-1e3, 1e3)), {"objective": TowardRedshift(0.2, BINS)}),
+        (L2Ball(BANDS), {"objective": SignedRedshift(CLIPPED, -1)}),
         (LinfBall(0.1), {"objective": RedshiftError(CLIPPED), "eval_mode": False}),
+        (ZeroPoint(0.1), {"objective": NegativeLogLikelihood(BINS)}),
+        (LinfBall(0.1), {"objective": of_a_mixture}),
     ],
 )
 def test_the_number_of_steps_adds_no_waiting(request, where, ball, settings):
@@ -213,8 +225,9 @@ def test_inside_the_block_a_value_is_checked_at_its_end():
     seen = []
 
     def use():
-        with posed(Later(two_rows), x, z, context, objective=objective) as problem:
-            seen.extend(problem.value(x).isnan().sum().item() for _ in range(2))
+        with opened(Later(two_rows), x, z, context, LinfBall(0.1), objective) as problem:
+            p = torch.zeros_like(x)
+            seen.extend(problem.value(p).isnan().sum().item() for _ in range(2))
 
     with pytest.raises(ValueError, match="NaN or .inf in 2 of 6 rows"):
         use()

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from advphotoz import (
     PGD,
-    CrossEntropy,
     L2Ball,
     LinfBall,
     SignedRedshift,
@@ -54,7 +53,7 @@ def indexed(x, number, *rest):
 
 @pytest.mark.parametrize("ball", [LinfBall(EPS), LinfBall([EPS, EPS / 2, EPS]), L2Ball(EPS)])
 def test_a_start_is_brought_into_the_ball_and_followed(ball):
-    model, (x, _, z) = Linear(3, 4, 4), samples()
+    model, (x, _, z) = Linear(3, 4, 4), images()
     attack = PGD(ball, steps=1, step_size=STEP / EPS, objective=ONE.objective)
     start = torch.randn_like(x)
     found = attack(model, x, z, start=start)
@@ -65,7 +64,7 @@ def test_a_start_is_brought_into_the_ball_and_followed(ball):
 
 
 def test_where_the_start_is_nan_the_search_starts_as_usual():
-    model, (x, _, z) = Linear(3, 4, 4), samples()
+    model, (x, _, z) = Linear(3, 4, 4), images()
     start = torch.full_like(x, math.nan)
     for attack in (ONE, PGD(LinfBall(EPS), 1, 0.25, random_start=True, objective=ONE.objective)):
         usual, given = (
@@ -79,7 +78,7 @@ def test_where_the_start_is_nan_the_search_starts_as_usual():
 
 
 def test_only_the_first_of_several_searches_takes_the_start():
-    model, (x, _, z) = Linear(3, 4, 4), samples()
+    model, (x, _, z) = Linear(3, 4, 4), images()
     best = EPS * model.weight.detach().sign().expand_as(x)
     twice = PGD(LinfBall(EPS), 1, 0.25, restarts=2, objective=ONE.objective)
     torch.testing.assert_close(twice(model, x, z, start=best), x + best)
@@ -503,7 +502,7 @@ def test_it_tells_all_that_its_attack_tells():
     batch = Batch(x, (ebv,), z, SampleIndex(torch.arange(24)))
     mixed(model, batch, warm, 1.0, None)
     found = warm.find(model, x, z, (ebv,), index=batch.index)
-    assert bool((found.value >= its.value - 1e-5).all())
+    assert found.value.mean() > its.value.mean()
     assert bool((found.size <= 1).all())
     assert found.parameters.shape == x.shape
 

@@ -8,6 +8,7 @@ network with another call signature, :class:`AverageOverDraws` one that is rando
 from __future__ import annotations
 
 from advphotoz.models.adapters import Adapter, AverageOverDraws
+from advphotoz.models.apertures import AperturePerceptron
 from advphotoz.models.cnn import CNN, cnn
 from advphotoz.models.inception import Inception, inception
 from advphotoz.models.layers import Layer, layers, table
@@ -16,6 +17,7 @@ from advphotoz.models.stretch import AsinhStretch
 __all__ = [
     "CNN",
     "Adapter",
+    "AperturePerceptron",
     "AsinhStretch",
     "AverageOverDraws",
     "Inception",

@@ -301,7 +301,7 @@ def transformed(batch: Batch, transform: Transform | None, generator: torch.Gene
     numbers = torch.arange(pixels, device=x.device, dtype=wide.dtype).view(1, 1, *x.shape[2:])
     both = transform(torch.cat([wide, numbers.expand(len(x), -1, *x.shape[2:])], 1), generator)
     moved = both[:, :-1]
-    came_from = both[:, -1:].flatten(2)
+    came_from = both[:, -1:].reshape(len(x), 1, -1)
     if moved.shape != x.shape or not _is_permutation(came_from, pixels):
         raise ValueError(
             "a kept perturbation must follow the pixels of its image, but the transform "
