@@ -175,7 +175,7 @@ def draw(results: dict[str, Evaluation], networks: dict[str, torch.nn.Module], a
 
 
 def strongest(result: Evaluation) -> Row:
-    """Return the row of the attack that makes most outliers, of equals the one with more scatter."""
+    """Return the attack with the most outliers; of equals, the one with more scatter."""
     return max((result[name] for name in ATTACKS), key=lambda row: (row.eta, row.sigma_mad))
 
 

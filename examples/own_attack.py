@@ -3,8 +3,8 @@
     python examples/own_attack.py
 
 The example is the momentum method of Dong et al. 2018 (arXiv:1710.06081): PGD along a running mean
-of normalised gradients. `GradientAttack` takes care of the model's state, of bad input, restarts and
-the best point; the perturbation set takes care of the geometry. What is left to write is the method.
+of normalised gradients. `GradientAttack` takes care of the model's state, of bad input, of restarts
+and of the best point; the perturbation set of the geometry. What is left to write is the method.
 """
 
 from __future__ import annotations

@@ -234,10 +234,11 @@ def test_a_search_that_loses_by_more_steps_or_room_is_seen() -> None:
     assert "weaker with more steps" in result["PGD"].flags
     result = run(model, data, {"FGSM": two}, objective=Hill())
     assert status(result, "FGSM")["larger set"] == "FAIL"
-    assert result["FGSM"].flags == ("weaker with more",)
+    assert result["FGSM"].flags == ("weaker with more room",)
     many = dataclasses.replace(one, steps=2)
     result = run(model, data, {"FGSM": two, "PGD": many}, objective=Hill())
     assert checks_of(result)["many steps beat one"].status == "FAIL"
+    assert "weaker than one step" in result["PGD"].flags
     # With keep="best" the second step, which goes back, loses nothing.
     best = dataclasses.replace(many, keep="best")
     result = run(model, data, {"FGSM": two, "PGD": best}, objective=Hill())

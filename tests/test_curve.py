@@ -21,7 +21,19 @@ from advphotoz import (
     ZeroPoint,
 )
 from advphotoz.evaluation import RobustnessCurve, robustness_curve
-from networks import TWO, Estimate, Momentum, Net, TwoBins, features, images, run, sides, split
+from networks import (
+    TWO,
+    Estimate,
+    Momentum,
+    Net,
+    TwoBins,
+    do_nothing,
+    features,
+    images,
+    run,
+    sides,
+    split,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +59,25 @@ def test_curve_agrees_with_evaluate() -> None:
         found = result.line("FGSM", metric)[1]
         expected = [getattr(rows[n], metric) for n in ("clean", "FGSM 0.1", "FGSM 0.2")]
         assert found.tolist() == expected
-    assert len(str(result).splitlines()) == 2 + 6 + 1
+    assert len(str(result).splitlines()) == 2 + 6 + 2
     assert len(result.to_markdown().splitlines()) == 2 + 6
     assert [point.eps for point in curve(eps=[0, 0.1]).points] == [0, 0.1, 0, 0.1]
+
+
+def test_a_curve_says_that_its_attacks_were_not_checked() -> None:
+    attacks = {
+        "FGSM": FGSM,
+        "short": lambda eps: PGD(LinfBall(eps), steps=3, step_size="paper"),
+        "bare": lambda eps: do_nothing,
+    }
+    result = robustness_curve(TwoBins(), [sides(50)], attacks, [0.1, 0.2], TWO, progress=False)
+    last = str(result).splitlines()[-1]
+    assert last.startswith("Whether the attacks are strong enough was not checked here")
+    assert "least room used: 0.30 (short at 0." in last
+    bare = robustness_curve(
+        TwoBins(), [sides(50)], {"bare": attacks["bare"]}, [0.1], TWO, progress=False
+    )
+    assert str(bare).endswith("was not checked here: see evaluate.")
 
 
 def test_curve_round_trip_and_errors(tmp_path: Path) -> None:

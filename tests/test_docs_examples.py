@@ -113,7 +113,7 @@ def what_the_guide_has(names: dict[str, Any]) -> None:
         writer=Writer(),
         norm=nn.BatchNorm1d(2),
     )
-    rows = [{"image": x, "ebv": e, "z": z} for x, e, z in data]
+    dicts = [dict(zip(("image", "ebv", "z"), batch, strict=True)) for batch in loader]
     z_phot = data.z + 0.01
     names.update(
         network=model,
@@ -124,7 +124,7 @@ def what_the_guide_has(names: dict[str, Any]) -> None:
         returns_pdf=Flat(180, "softmax"),
         random_in_eval=Flat(180, "random"),
         regression=Flat(1),
-        dict_loader=DataLoader(rows, batch_size=4),
+        dict_loader=dicts,
         z_phot=z_phot,
         z_attacked=z_phot + 0.02,
         z_spec=data.z,
@@ -263,3 +263,13 @@ def test_the_demo_table_has_its_place() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     marks = [readme.find(f"<!-- demo-table:{end} -->") for end in ("start", "end")]
     assert -1 < marks[0] < marks[1]
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    text = (ROOT / "docs" / "guide" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, test)
+    for row in re.findall(r"^\| (?!promise|-)(.*) \|$", text.replace("|---|---|\n", ""), re.M):
+        assert "::" in row, f"a promise without a test: {row}"

@@ -658,6 +658,15 @@ def test_a_random_network_gives_the_same_result_again_and_leaves_the_random_stat
     assert spread < 0.3 * np.abs(first.z_phot["clean"] - restless).mean()
 
 
+def test_no_gpu_is_seeded_for_a_network_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(3)
+    assert seeded == [3]  # what torch itself would do
+    run(TwoBins(), [sides(8)], [PGD(LinfBall(0.1), random_start=True)], checks=False)
+    assert seeded == [3]
+
+
 # ---- provenance -------------------------------------------------------------------------------
 
 

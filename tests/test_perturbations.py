@@ -297,6 +297,18 @@ def test_steps_of_one_fraction_per_sample(ball):
         torch.testing.assert_close(ball.step(x, p, grad, fraction)[i], each[i], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_bounds_hold_where_the_way_to_them_is_rounded(dtype):
+    """Adding high - x to x does not give high exactly."""
+    low, high = torch.tensor([-0.7, 1.3], dtype=dtype).tolist()
+    ball = LinfBall(5.0, bounds=(-0.7, 1.3))
+    x = (-0.7 + 2 * torch.rand(1, 20_000)).to(dtype).clamp(-0.7, 1.3)
+    for way in (10.0, -10.0):
+        placed, _ = ball.place(x, (), ball.project(x, torch.full_like(x, way)))
+        assert placed.min() >= low
+        assert placed.max() <= high
+
+
 # Zero points.
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -100,21 +99,24 @@ def test_evaluate_runs_on_real_cutouts_of_four_bands(cutouts: Cutouts) -> None:
         "L2-PGD-10": l2_pgd(0.3, steps=10),
     }
     loader = DataLoader(cutouts.test, batch_size=8)
-    result = evaluate(cutouts.model, loader, attacks, bins=BINS, progress=False)
+    result = evaluate(cutouts.model, loader, attacks, BINS, progress=False)
 
     torch.testing.assert_close(state_of(cutouts.model), before, rtol=0, atol=0)
     assert [row.name for row in result.rows] == ["clean", "noise", *attacks]
     for name in ("noise", "FGSM", "PGD-10"):
         assert 0.9 * max(EPS) < result[name].linf <= max(EPS)
+        assert 0.9 < result[name].size <= 1
     assert 0.29 < result["L2-PGD-10"].l2 <= 0.3
     for name in attacks:
         assert result[name].objective_after > result[name].objective_before
         assert result[name].objective_after > result["noise"].objective_after
-    assert result.sanity is not None
-    assert result.sanity.samples == len(cutouts.test)
-    assert result.sanity["objective rises"].passed
-    assert result.sanity["larger eps"].passed
-    assert "Sanity:" in str(result)
+    assert result.checks is not None
+    assert result.checks.samples == len(cutouts.test)
+    assert not result.checks.of("not checked")
+    for name in ("same output twice", "objective rises", "larger set", "many steps beat one"):
+        assert result.checks[name].status == "pass", result
+    assert str(result).startswith("Checks: ")
+    assert result.settings["samples"] == len(cutouts.test)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +125,8 @@ def test_evaluate_runs_on_real_cutouts_of_four_bands(cutouts: Cutouts) -> None:
 def test_no_real_cutout_leaves_the_ball(cutouts: Cutouts, attack: FGSM | PGD) -> None:
     torch.set_num_threads(1)
     image, ebv, z = cutouts.test.image, cutouts.test.ebv, cutouts.test.z
-    ball = attack.ball if isinstance(attack, PGD) else LinfBall(attack.eps)
-    mine = replace(attack, objective=CrossEntropy(BINS))  # by itself it would take 180 bins
-    x_adv = mine(cutouts.model, image, z, context=(ebv,))
+    ball = attack.set
+    x_adv = attack.bind(CrossEntropy(BINS))(cutouts.model, image, z, context=(ebv,))
     norm = ball.norm(x_adv.double() - image.double())
     eps = torch.tensor(ball.eps, dtype=torch.float64)
     assert (norm <= eps).all()
@@ -204,5 +205,5 @@ def test_algorithm_1_more_than_halves_the_outliers_of_real_galaxies(
 
 def test_the_numbers_on_real_galaxies_can_be_trusted(study: dict[str, Evaluation]) -> None:
     for name, result in study.items():
-        assert result.sanity is not None
-        assert result.sanity.passed, f"{name}\n{result.sanity}"
+        assert result.checks is not None
+        assert result.checks.passed, f"{name}\n{result}"

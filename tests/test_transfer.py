@@ -55,7 +55,13 @@ def test_transfer_shows_one_models_images_to_another(tmp_path: Path) -> None:
     seen = run(models["A"], [(made, z)], checks=False)["clean"]
     assert matrix["B"]["A"].objective_after == pytest.approx(seen.objective_after, rel=1e-5)
     assert matrix.values("eta").shape == (3, 2)
+    for metric in ("name", "speed"):
+        with pytest.raises(ValueError, match=f"no metric '{metric}'; the metrics are"):
+            matrix.values(metric)
     assert "shown to B" in str(matrix)
+    assert str(matrix).endswith(
+        "not checked here: see evaluate; least room used: 1.00 (made for A)."
+    )
     assert len(matrix.to_markdown().splitlines()) == 5
     matrix.save(tmp_path / "matrix.json")
     assert TransferMatrix.load(tmp_path / "matrix.json") == matrix
@@ -111,7 +117,11 @@ def test_transfer_of_other_readouts(kind: Any, readout: Any, data: Any) -> None:
     assert matrix["A"]["A"].objective_after > matrix["clean"]["A"].objective_after
     has_pdf = isinstance(readout, GaussianMixture)
     assert (matrix["A"]["B"].nll is not None) == has_pdf
-    assert np.isfinite(matrix.values("nll")).all() == has_pdf
+    if has_pdf:
+        assert np.isfinite(matrix.values("nll")).all()
+    else:
+        with pytest.raises(ValueError, match="nll was not computed: .* a readout with a PDF"):
+            matrix.values("nll")
     assert np.isfinite(matrix.values("eta")).all()
 
 

@@ -194,7 +194,7 @@ def test_what_goes_wrong_later_is_refused(how, sentence, objective, many):
     attack = PGD(LinfBall(0.1), steps=4, restarts=1 + many, objective=objective)
     model = Later(how)
     with pytest.raises(ValueError) as caught:
-        (WorstOf([attack]) if many else attack)(model, x, z, context=context)
+        (WorstOf([attack], objective) if many else attack)(model, x, z, context=context)
     assert sentence in str(caught.value)
     assert model.training
     assert all(p.requires_grad for p in model.parameters())

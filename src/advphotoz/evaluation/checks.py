@@ -364,7 +364,11 @@ class _Checker:
         if more is None:
             return Check(title, "not checked", "it cannot be asked for a larger set.", name)
         return _not_weaker(
-            title, "twice the budget", self._compare(name, more, title), name, "weaker with more"
+            title,
+            "twice the budget",
+            self._compare(name, more, title),
+            name,
+            "weaker with more room",
         )
 
     def many_beat_one(self) -> list[Check]:
@@ -380,7 +384,13 @@ class _Checker:
                 found = (self.tallies[several].column("own"), self.tallies[single].column("own"))
                 what = f"{several} instead of {single}"
                 return [
-                    _not_weaker("many steps beat one", what, _paired(*found), several, "one step")
+                    _not_weaker(
+                        "many steps beat one",
+                        what,
+                        _paired(*found),
+                        several,
+                        "weaker than one step",
+                    )
                 ]
         return []
 

@@ -27,7 +27,6 @@ from advphotoz.redshift import Readout
 __all__ = ["CurvePoint", "RobustnessCurve", "robustness_curve"]
 
 KIND = "robustness curve"
-WORDS = ("name", "attack", "flags")
 
 
 @dataclass(frozen=True)
@@ -83,21 +82,15 @@ class RobustnessCurve:
         """
         if name not in self.names:
             raise KeyError(f"no attack {name!r}; the attacks are {list(self.names)}")
-        numbers = [f.name for f in dataclasses.fields(Row) if f.name not in WORDS]
-        if metric not in numbers:
-            raise ValueError(f"no metric {metric!r}; the metrics are {numbers}")
         points = [point for point in self.points if point.name == name]
-        values = [getattr(point.row, metric) for point in points]
-        if None in values:
-            raise ValueError(
-                f"{metric} was not computed: an error needs bootstrap=200, a score of PDFs a "
-                "readout with a PDF"
-            )
+        values = report.numbers_of([point.row for point in points], metric)
         return np.array([point.eps for point in points]), np.array(values, dtype=np.float64)
 
     def __str__(self) -> str:
         table = report.text(["attack", "eps", *report.TEXT_HEADER], self._lines())
-        return f"{table}\n{report.note([point.row for point in self.points])}"
+        attacked = {f"{p.name} at {p.eps:.10g}": p.row for p in self.points if p.eps}
+        note = report.note([point.row for point in self.points])
+        return f"{table}\n{note}\n{report.unchecked(attacked)}"
 
     def to_markdown(self) -> str:
         """Return the table as Markdown."""

@@ -27,6 +27,7 @@ from advphotoz.provenance import command, machine, versions, weights_digest
 
 __all__ = ["Evaluation", "Row", "load_json", "make_row", "provenance", "save_json"]
 
+WORDS = ("name", "attack", "flags")  # what is no metric in a row
 VERSION = 3  # of the files; raised whenever what they hold changes
 
 
@@ -413,6 +414,34 @@ def note(rows: Sequence[Row]) -> str:
         f"{rows[0].n} images{error}; eta with Wilson's interval; a change is against clean, on the "
         "same galaxies."
     )
+
+
+def numbers_of(rows: Sequence[Row], metric: str) -> list[float]:
+    """Return one metric of several rows, or say why it is none.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric, or it was not computed.
+    """
+    known = [f.name for f in dataclasses.fields(Row) if f.name not in WORDS]
+    if metric not in known:
+        raise ValueError(f"no metric {metric!r}; the metrics are {known}")
+    values = [getattr(row, metric) for row in rows]
+    if None in values:
+        raise ValueError(
+            f"{metric} was not computed: an error needs bootstrap=200, a score of PDFs a "
+            "readout with a PDF"
+        )
+    return values
+
+
+def unchecked(rows: Mapping[str, Row]) -> str:
+    """Return what a table without checks must say, with the attack that used its room least."""
+    sizes = {name: row.size for name, row in rows.items() if row.size is not None}
+    least = min(sizes, key=lambda name: sizes[name], default=None)
+    used = "" if least is None else f"; least room used: {sizes[least]:.2f} ({least})"
+    return f"Whether the attacks are strong enough was not checked here: see evaluate{used}."
 
 
 # Files: written whole or not at all, read with a clear word on what is wrong.

@@ -295,7 +295,12 @@ def prepared(networks: Iterable[nn.Module], settings: Settings) -> Iterator[Prep
     with ExitStack() as stack:
         for key, network in distinct.items():
             stack.enter_context(untouched(network, devices[key]))
-        torch.manual_seed(settings.seed)
+        # Not torch.manual_seed, which seeds the GPUs of others too.
+        torch.default_generator.manual_seed(settings.seed)
+        for device in set(devices.values()):
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(settings.seed)
         yield Prepared(devices, settings)
 
 

@@ -52,14 +52,23 @@ class TransferMatrix:
         return self.rows[source]
 
     def values(self, metric: str = "eta") -> npt.NDArray[np.float64]:
-        """Return one metric, a field of `Row`, as an array (sources with clean first, targets)."""
-        return np.array(
-            [[getattr(r, metric) for r in line.values()] for line in self.rows.values()],
-            dtype=np.float64,
-        )
+        """Return one metric, a field of `Row`, as an array (sources with clean first, targets).
+
+        Raises
+        ------
+        ValueError
+            If there is no such metric, or it was not computed.
+        """
+        lines = [report.numbers_of(list(line.values()), metric) for line in self.rows.values()]
+        return np.array(lines, dtype=np.float64)
 
     def __str__(self) -> str:
-        return report.text(*self._eta())
+        attacked = {
+            f"made for {name}": next(iter(line.values()))
+            for name, line in self.rows.items()
+            if name != CLEAN
+        }
+        return f"{report.text(*self._eta())}\n{report.unchecked(attacked)}"
 
     def to_markdown(self) -> str:
         """Return the table of eta as Markdown."""

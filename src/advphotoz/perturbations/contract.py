@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from advphotoz._random import Generator
 
-__all__ = ["PerturbationSet", "per_sample_factor"]
+__all__ = ["PerturbationSet", "per_sample_factor", "span"]
 
 
 class PerturbationSet(ABC):
@@ -103,6 +103,13 @@ class PerturbationSet(ABC):
     def physical(self, p: Tensor) -> Tensor:
         """Return parameters in physical units, for a report."""
         return p
+
+
+def span(budget: float | Sequence[float]) -> str:
+    """Return a budget in a few characters; of several numbers the smallest and the largest."""
+    values = budget if isinstance(budget, Sequence) else (budget,)
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def per_sample_factor(fraction: float | Tensor, p: Tensor) -> Any:

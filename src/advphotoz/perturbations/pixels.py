@@ -19,7 +19,7 @@ from typing_extensions import Self, override
 from advphotoz._checks import check_at_least_one, check_bounds, check_radius
 from advphotoz._random import Generator, draw
 from advphotoz._rounding import add_inward, cast_inward, compute_dtype, round_down
-from advphotoz.perturbations.contract import PerturbationSet
+from advphotoz.perturbations.contract import PerturbationSet, span
 
 __all__ = ["L2Ball", "LinfBall", "PixelBall", "l2_eps_from_linf"]
 
@@ -41,10 +41,7 @@ class PixelBall(PerturbationSet):
     @property
     @override
     def label(self) -> str:
-        if isinstance(self.eps, Sequence):
-            low, high = min(self.eps), max(self.eps)
-            return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        return f"{self.eps:.4g}"
+        return span(self.eps)
 
     @override
     def check(self, x: Tensor, context: Sequence[Tensor]) -> None:

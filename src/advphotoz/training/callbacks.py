@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
+from advphotoz import distributed
 from advphotoz._checks import check_at_least_one
 from advphotoz._model import unwrapped
 
@@ -27,7 +28,8 @@ class Training(Protocol):
 class Callback:
     """Something to do during a training; override what is needed.
 
-    Its `state_dict` is saved in the checkpoint, so that a resumed training goes on the same.
+    Its `state_dict` is saved in the checkpoint, so that a resumed training goes on the same; of
+    processes that train together that of the first.
 
     Examples
     --------
@@ -146,6 +148,11 @@ class WeightAverage(Callback):
         assert self.averaged is not None
         network: Any = unwrapped(trainer.model)
         self.averaged.update_parameters(network)
+
+    @override
+    def after_epoch(self, trainer: Training) -> None:
+        if self.averaged is not None:  # as the trainer does with the statistics themselves
+            distributed.broadcast(self.averaged.buffers())
 
     def load_into(self, model: nn.Module) -> None:
         """Put the averaged weights into a network."""

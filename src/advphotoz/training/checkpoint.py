@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,15 +59,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         If it is no checkpoint, or one that has changed since it was written.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"cannot read the checkpoint ({error.strerror}); name a file that `save` or "
-            "fit(..., checkpoint=...) wrote",
-            str(path),
-        ) from error
+        with Path(path).open("rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
+        # Of a file that was cut off, torch asks for positions before its start.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise type(error)(
+                error.errno,
+                f"cannot read the checkpoint ({error.strerror}); name a file that `save` or "
+                "fit(..., checkpoint=...) wrote",
+                str(path),
+            ) from error
         raise ValueError(
             f"{path} is damaged, or no checkpoint of a trainer ({type(error).__name__}); {HINT}"
         ) from error

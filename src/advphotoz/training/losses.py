@@ -21,7 +21,8 @@ class TrainingLoss(Protocol):
     """What a trainer minimises: one method.
 
     A loss that keeps something from batch to batch may also have ``start_epoch(epoch)``,
-    ``state_dict()`` and ``load_state_dict(state)``, which the trainer then calls. One with a true
+    ``finish_epoch()``, ``state_dict()`` and ``load_state_dict(state)``, which the trainer then
+    calls; of processes that train together the first one's state is saved. One with a true
     ``needs_index`` is given no training batch without `Batch.index`.
     """
 
@@ -96,6 +97,12 @@ class MixedLoss:
         tell = getattr(self.attack, "start_epoch", None)
         if tell is not None:
             tell(epoch)
+
+    def finish_epoch(self) -> None:
+        """Tell it that the epoch is over."""
+        tell = getattr(self.attack, "finish_epoch", None)
+        if tell is not None:
+            tell()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what such an attack keeps; empty for any other."""

@@ -230,6 +230,9 @@ class Trainer:
                 train = _mean_loss(
                     ((_size(batch), self.step(batch)) for batch in bar), "train_loader"
                 )
+            finish = getattr(self.loss, "finish_epoch", None)
+            if finish is not None:
+                finish()
             distributed.broadcast(self.model.buffers())
             valid = None if valid_loader is None else self.validate(valid_loader)
             self._finish_epoch(train, valid, time.perf_counter() - start)

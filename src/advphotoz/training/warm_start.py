@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from typing_extensions import Self
 
+from advphotoz import distributed
 from advphotoz._checks import check_at_least_one
 from advphotoz._random import Generator
 from advphotoz.attacks.contract import Attack, Found, bind_objective, perturbations_of
@@ -22,6 +23,7 @@ from advphotoz.perturbations import PerturbationSet
 
 __all__ = ["IndexedDataset", "WarmStart", "transformed"]
 
+SHARED_AT_ONCE = 1024  # samples: 84 MB of images of 5 x 64 x 64
 Transform = Callable[[Tensor, Any], Tensor]  # of images and a generator or None
 
 
@@ -96,7 +98,9 @@ class WarmStart:
         self.attack = attack
         self.samples = samples
         self.epochs = epochs
-        self._memory: list[Tensor | None] = [None]  # shared with what `bind` returns
+        # Both shared with what `bind` returns.
+        self._memory: list[Tensor | None] = [None]
+        self._fresh: set[int] = set()  # samples whose parameters other processes do not have yet
 
     @property
     def parameters(self) -> Tensor | None:
@@ -130,6 +134,20 @@ class WarmStart:
         if self.parameters is not None and epoch % self.epochs == 0:
             self.parameters.fill_(math.nan)
 
+    def finish_epoch(self) -> None:
+        """Give what was found in this epoch to all processes, since each sees others in the next.
+
+        Processes that train together must all call it.
+        """
+        rows = sorted(self._fresh)
+        self._fresh.clear()
+        for first in range(0, max(distributed.gather_all(len(rows))), SHARED_AT_ONCE):
+            mine = rows[first : first + SHARED_AT_ONCE]
+            values = None if self.parameters is None else self.parameters[mine]
+            for numbers, found in distributed.gather_all((mine, values)):
+                if numbers and found is not None:
+                    self._room(found)[numbers] = found
+
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept."""
         return {"parameters": self.parameters, "samples": self.samples}
@@ -142,6 +160,7 @@ class WarmStart:
                 f"for {self.samples}"
             )
         self._memory[0] = copy.deepcopy(state["parameters"])
+        self._fresh.clear()
 
     def __call__(
         self,
@@ -205,11 +224,7 @@ class WarmStart:
 
     def _keep(self, x: Tensor, found: Tensor, rows: Tensor, pixels: Tensor | None) -> None:
         """Keep what was found, its pixels where the data set has them."""
-        if self.parameters is None:
-            shape = (self.samples, *found.shape[1:])
-            self._memory[0] = torch.full(shape, math.nan, dtype=torch.bfloat16)
-        kept = self.parameters
-        assert kept is not None
+        kept = self._room(found)
         if kept.shape[1:] != found.shape[1:]:
             raise ValueError(
                 f"starts of shape {tuple(kept.shape[1:])} are kept, and a batch has "
@@ -222,6 +237,16 @@ class WarmStart:
         # One by one: of a sample that is twice in a batch the last is kept, on every machine.
         for row, values in zip(rows.tolist(), found.to("cpu", torch.bfloat16), strict=True):
             kept[row] = values
+        if distributed.several():
+            self._fresh.update(rows.tolist())
+
+    def _room(self, found: Tensor) -> Tensor:
+        """Return what is kept of every sample, NaN before the first."""
+        kept = self._memory[0]
+        if kept is None:
+            shape = (self.samples, *found.shape[1:])
+            kept = self._memory[0] = torch.full(shape, math.nan, dtype=torch.bfloat16)
+        return kept
 
 
 class IndexedDataset(Dataset[Indexed]):

@@ -1,0 +1,100 @@
+r"""Boxes: a handful of physical parameters, each in units of its budget, :math:`|p_k| \le 1`.
+
+A step is so a fraction of the budget whatever its units, and magnitudes and arcseconds mix.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from typing_extensions import Self, override
+
+from advphotoz._checks import check_radius
+from advphotoz._random import Generator, draw
+from advphotoz._rounding import compute_dtype
+from advphotoz.perturbations.contract import PerturbationSet, span
+from advphotoz.perturbations.pixels import per_band
+
+__all__ = ["Box"]
+
+
+@dataclass(frozen=True)
+class Box(PerturbationSet):
+    r"""A set with a few parameters, each within its budget: :math:`|p_k| \le 1`.
+
+    A set of this kind says what its parameters do (`apply`) and what they are called (`unit`), and
+    is otherwise done. There is one parameter per band, unless `count` says otherwise.
+
+    Parameters
+    ----------
+    budget : float or sequence of float
+        The largest change, in physical units, for all parameters or one each. One with a budget of
+        zero does not change.
+    """
+
+    budget: float | Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", check_radius(self.budget, "budget"))
+
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What it is and its unit, for labels: ``zero point mag``."""
+
+    def count(self, x: Tensor) -> int:
+        """Return the number of parameters of one galaxy."""
+        return x.shape[1]
+
+    @property
+    @override
+    def label(self) -> str:
+        name, _, unit = self.unit.rpartition(" ")
+        return f"{name} {span(self.budget)} {unit}"
+
+    @override
+    def check(self, x: Tensor, context: Sequence[Tensor]) -> None:
+        """Refuse images that have not as many parameters as the budget."""
+        per_band(self.budget, self.identity(x[:1]), x.dtype)
+
+    @override
+    def identity(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), self.count(x), dtype=compute_dtype(x), device=x.device)
+
+    @override
+    def project(self, x: Tensor, p: Tensor) -> Tensor:
+        return p.clamp(-1, 1) * self._free(p)
+
+    @override
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad.sign() * self._free(grad)
+
+    @override
+    def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
+        drawn = draw(
+            torch.rand, (len(x), self.count(x)), generator, x.device, compute_dtype(x)
+        )
+        return self.project(x, drawn * 2 - 1)
+
+    @override
+    def size(self, p: Tensor) -> Tensor:
+        return p.abs().amax(1)
+
+    @override
+    def scaled(self, factor: float) -> Self:
+        b = self.budget
+        more = tuple(factor * v for v in b) if isinstance(b, Sequence) else factor * b
+        return replace(self, budget=more)
+
+    @override
+    def physical(self, p: Tensor) -> Tensor:
+        """Return the parameters in the unit of the budget, (N, count)."""
+        return p * per_band(self.budget, p, p.dtype)
+
+    def _free(self, p: Tensor) -> Tensor:
+        """Return 1 for the parameters that may change, 0 for the others."""
+        return (per_band(self.budget, p, p.dtype) > 0).to(p.dtype)
