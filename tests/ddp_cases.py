@@ -219,7 +219,7 @@ def uneven(folder: Path, rank: int) -> Any:
 
 
 def plain_attack(folder: Path, rank: int) -> Any:
-    """An attack that differentiates by itself is given the network and not its wrapper."""
+    """Attacks and validation are given the network and not its wrapper, training is."""
     kinds = []
 
     def attack(model: Any, x: Any, target: Any, context: Any = (), generator: Any = None) -> Any:
@@ -227,9 +227,17 @@ def plain_attack(folder: Path, rank: int) -> Any:
         return x + 0.1
 
     run = build(rank)
+
+    def valid_loss(model: Any, batch: Any, generator: Any) -> Any:
+        kinds.append(type(model).__name__)
+        return MixedLoss(OBJECTIVE, None, 0)(model, batch, generator)
+
+    wrapped = []
+    run.model.register_forward_hook(lambda *args: wrapped.append(1))
     loss = MixedLoss(OBJECTIVE, attack, 0.5)
-    Trainer(run.model, run.optimizer, loss).fit(share(), epochs=1, progress=False)
-    return {"kinds": kinds}
+    trainer = Trainer(run.model, run.optimizer, loss, valid_loss=valid_loss)
+    trainer.fit(share(), share(2), epochs=1, progress=False)
+    return {"kinds": kinds, "wrapped": len(wrapped)}
 
 
 CASES = {

@@ -78,6 +78,34 @@ class Swaps(Sampler):
         return len(self.inner)
 
 
+class PlainData:
+    """What a DataLoader takes for a data set without it being derived from Dataset."""
+
+    def __init__(self):
+        self.inner = Jitters()
+        self.noise = torch.Generator().manual_seed(4)
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, k):
+        x, ebv, z = self.inner.data[k]
+        return x + torch.randn(x.shape, generator=self.noise), ebv, z
+
+
+class PlainBatches:
+    """Batches of indices, in an order drawn from a generator, derived from nothing."""
+
+    def __init__(self):
+        self.draws = torch.Generator().manual_seed(6)
+
+    def __iter__(self):
+        return iter(torch.randperm(24, generator=self.draws).view(3, 8).tolist())
+
+    def __len__(self):
+        return 3
+
+
 def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 
@@ -102,6 +130,7 @@ LOADERS = {
     "data set": lambda: DataLoader(Jitters(), 8),
     "wrapped data set": lambda: DataLoader(IndexedDataset(Subset(Jitters(), range(20))), 8),
     "data sets": lambda: DataLoader(ConcatDataset([Jitters(), Jitters(8)]), 16),
+    "plain classes": lambda: DataLoader(PlainData(), batch_sampler=PlainBatches()),
     "mapped": lambda: MappedLoader(loader(), tuple),
 }
 

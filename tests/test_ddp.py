@@ -132,6 +132,8 @@ def test_shares_of_other_sizes_in_validation(results):
         assert one["loss"] == pytest.approx(one["expected"], rel=1e-5)
 
 
-def test_an_attack_is_given_the_network(results):
+def test_attacks_and_validation_are_given_the_network(results):
     (found,) = results("plain_attack")
-    assert all(set(one["kinds"]) == {"Small"} for one in found)
+    for one in found:
+        assert one["kinds"] == ["Small"] * 4  # two attacks and two batches of validation
+        assert one["wrapped"] == 2

@@ -117,13 +117,14 @@ def gathered(rank: int) -> Any:
 RANDOM = PGD(LinfBall(0.1), random_start=True)
 
 
-def evaluated(rank: int) -> Evaluation:
-    """Evaluate a share of the data each, of different sizes."""
+def evaluated(rank: int) -> tuple[Evaluation, Evaluation]:
+    """Evaluate a share of the data each, of different sizes; then with few samples for checks."""
     torch.manual_seed(0)
     model = Net()
     rows = slice(None, 45) if rank == 0 else slice(45, None)
     mine = tuple(value[rows] for value in images())
-    return run(model, split(mine, 15), [RANDOM], FIVE)
+    both = [run(model, split(mine, 15), [RANDOM], FIVE, check_samples=n) for n in (128, 20)]
+    return both[0], both[1]
 
 
 class Cut(TwoBins):
@@ -175,7 +176,7 @@ def test_two_processes_gather_the_tally_of_one(two: list[Any]) -> None:
 
 def test_two_processes_evaluate_as_one(two: list[Any]) -> None:
     torch.set_num_threads(1)
-    (_, first, _), (_, second, _) = two
+    (_, (first, few), _), (_, (second, _), _) = two
     assert first.rows == second.rows
     assert first.checks == second.checks
     torch.manual_seed(0)
@@ -192,6 +193,13 @@ def test_two_processes_evaluate_as_one(two: list[Any]) -> None:
     assert first.checks.samples == alone.checks.samples == 60
     for ours, theirs in zip(first.checks.checks, alone.checks.checks, strict=True):
         assert (ours.name, ours.attack, ours.status) == (theirs.name, theirs.attack, theirs.status)
+    # Each keeps half of the samples for the checks; one process that reads these first agrees.
+    order = torch.tensor([*range(10), *range(45, 55), *range(10, 45), *range(55, 60)])
+    data = tuple(value[order] for value in images())
+    torch.manual_seed(0)
+    same = run(Net(), split(data, 15), [RANDOM], FIVE, check_samples=20)
+    assert few.checks == same.checks
+    assert few.checks.samples == 20
 
 
 def test_processes_whose_gradients_fail_apart_do_not_wait_for_ever(two: list[Any]) -> None:
