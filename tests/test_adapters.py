@@ -221,3 +221,15 @@ def test_refusals() -> None:
         AverageOverDraws(ResNetLike(), 2.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="returns one tensor; got tuple"):
         AverageOverDraws(TupleOutput(), 2)(IMAGE, EBV)
+
+
+class _WritesInPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.1).sum(1, keepdim=True)
+
+
+def test_every_draw_sees_the_same_inputs() -> None:
+    x = torch.zeros(2, 3)
+    found = AverageOverDraws(_WritesInPlace(), draws=4)(x)
+    torch.testing.assert_close(found, torch.full((2, 1), -0.3))
+    assert torch.equal(x, torch.zeros(2, 3))

@@ -160,7 +160,11 @@ class AverageOverDraws(nn.Module):
 
     @override
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        outputs = [self.network(x, *context) for _ in range(self.draws)]
+        # Copies, since a network may write into its inputs; every draw is to see the same.
+        outputs = [
+            self.network(x.clone(), *(value.clone() for value in context))
+            for _ in range(self.draws)
+        ]
         if not isinstance(outputs[0], Tensor):
             raise TypeError(
                 "AverageOverDraws needs a network that returns one tensor; got "
