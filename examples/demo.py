@@ -48,9 +48,7 @@ SKY_NOISE = (0.043, 0.016, 0.023, 0.039, 0.18)  # nanomaggies per pixel, in ugri
 SIZE = 32  # pixels
 BINS = RedshiftBins(0.0, 1.0, 180)
 OBJECTIVE = CrossEntropy(BINS)
-SOFT_LABELS = CrossEntropy(
-    BINS, width=0.008
-)  # tells the network that bins are ordered
+SOFT_LABELS = CrossEntropy(BINS, width=0.008)  # tells the network that bins are ordered
 SEARCHES = tuple(PGD(LinfBall(EPS), steps=10, objective=SignedRedshift(BINS, s)) for s in (1, -1))
 ATTACKS = {
     "FGSM": FGSM(EPS),

@@ -29,6 +29,7 @@ __all__ = [
     "check_batch",
     "check_generator",
     "check_result",
+    "check_returns_all",
     "deepened",
     "objective_of",
     "perturbations_of",
@@ -190,6 +191,15 @@ def check_result(found: Any, x: Tensor, name: str) -> Tensor:
             f"{tuple(x.shape)}, got {came}"
         )
     return found.detach()
+
+
+def check_returns_all(perturbations: PerturbationSet | None) -> None:
+    """Refuse a set that changes more than the images, which are all that a plain call returns."""
+    if perturbations is not None and perturbations.changes_context:
+        raise ValueError(
+            f"{perturbations!r} changes an input of the network beside the image, which a plain "
+            "call cannot return; take attack.find(...), evaluate or a trainer"
+        )
 
 
 def check_generator(generator: Generator) -> Generator:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from advphotoz._checks import check_at_least_one
 from advphotoz._model import check_autocast
 from advphotoz._random import Generator
-from advphotoz.attacks.contract import Found, check_generator
+from advphotoz.attacks.contract import Found, check_generator, check_returns_all
 from advphotoz.attacks.problem import Problem, better, opened
 from advphotoz.objectives import Objective
 from advphotoz.perturbations import LinfBall, PerturbationSet
@@ -125,11 +125,7 @@ class GradientAttack(ABC):
         The first search starts at the parameters `start`, brought into the set; where they are NaN,
         as it would without.
         """
-        if self.set.changes_context:
-            raise ValueError(
-                f"{self.set!r} changes an input of the network beside the image, which a plain "
-                "call cannot return; take attack.find(...), or evaluate"
-            )
+        check_returns_all(self.set)
         return self._run(model, x, target, context, generator, start, value=False).x
 
     def find(

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advphotoz._random import Generator
-from advphotoz.attacks.contract import Found, check_batch, check_generator
+from advphotoz.attacks.contract import Found, check_batch, check_generator, check_returns_all
 from advphotoz.attacks.gradient import as_set
 from advphotoz.perturbations import PerturbationSet
 
@@ -68,11 +68,7 @@ class UniformNoise:
 
         `generator` None means torch's global generator.
         """
-        if self.set.changes_context:
-            raise ValueError(
-                f"{self.set!r} changes an input of the network beside the image, which a plain "
-                "call cannot return; take .find(...), or evaluate"
-            )
+        check_returns_all(self.set)
         return self.find(model, x, target, context, generator).x
 
     def find(

@@ -19,6 +19,7 @@ from advphotoz.attacks.contract import (
     Found,
     attack_name,
     bind_objective,
+    check_returns_all,
     deepened,
     perturbations_of,
     run_attack,
@@ -106,12 +107,7 @@ class WorstOf:
     ) -> Tensor:
         """Return the worst images for x of shape (N, C, ...), target (N,)."""
         for attack in self.attacks:
-            changed = perturbations_of(attack)
-            if changed is not None and changed.changes_context:
-                raise ValueError(
-                    f"{changed!r} changes an input of the network beside the image, which a plain "
-                    "call cannot return; take .find(...), or evaluate"
-                )
+            check_returns_all(perturbations_of(attack))
         return self.find(model, x, target, context, generator).x
 
     def find(

@@ -75,9 +75,7 @@ class Box(PerturbationSet):
 
     @override
     def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
-        drawn = draw(
-            torch.rand, (len(x), self.count(x)), generator, x.device, compute_dtype(x)
-        )
+        drawn = draw(torch.rand, (len(x), self.count(x)), generator, x.device, compute_dtype(x))
         return self.project(x, drawn * 2 - 1)
 
     @override

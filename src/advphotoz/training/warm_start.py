@@ -16,7 +16,13 @@ from typing_extensions import Self
 from advphotoz import distributed
 from advphotoz._checks import check_at_least_one
 from advphotoz._random import Generator
-from advphotoz.attacks.contract import Attack, Found, bind_objective, perturbations_of
+from advphotoz.attacks.contract import (
+    Attack,
+    Found,
+    bind_objective,
+    check_returns_all,
+    perturbations_of,
+)
 from advphotoz.batch import Batch, Indexed, SampleIndex
 from advphotoz.objectives import Objective
 from advphotoz.perturbations import PerturbationSet
@@ -172,11 +178,7 @@ class WarmStart:
         index: SampleIndex | None = None,
     ) -> Tensor:
         """Return the adversarial images, and keep what was found for the samples of the index."""
-        if self.set is not None and self.set.changes_context:
-            raise ValueError(
-                f"{self.set!r} changes an input of the network beside the image, which a plain "
-                "call cannot return; take attack.find(...), as the trainers do"
-            )
+        check_returns_all(self.set)
         if index is None:
             return self.attack(model, x, target, context, generator)
         images: Tensor = self.find(model, x, target, context, generator, index, value=False).x
