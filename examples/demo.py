@@ -49,15 +49,15 @@ SIZE = 32  # pixels
 BINS = RedshiftBins(0.0, 1.0, 180)
 OBJECTIVE = CrossEntropy(BINS)
 SOFT_LABELS = CrossEntropy(BINS, width=0.008)  # tells the network that bins are ordered
-SEARCHES = tuple(PGD(LinfBall(EPS), steps=10, objective=SignedRedshift(BINS, s)) for s in (1, -1))
+SEARCHES = tuple(PGD(LinfBall(EPS), steps=20, objective=SignedRedshift(BINS, s)) for s in (1, -1))
 ATTACKS = {
     "FGSM": FGSM(EPS),
-    "PGD-10": PGD(LinfBall(EPS), steps=10),
+    "PGD-20": PGD(LinfBall(EPS), steps=20),
     "L2-PGD-40": l2_pgd(l2_eps_from_linf(EPS, n=SIZE**2), steps=40),
     # One search for a larger redshift and one for a smaller; each galaxy keeps the worse.
-    "two signed PGD-10": WorstOf(SEARCHES, objective=RedshiftError(BINS)),
+    "two signed PGD-20": WorstOf(SEARCHES, objective=RedshiftError(BINS)),
 }
-WORST = "two signed PGD-10"
+WORST = "two signed PGD-20"
 DEFENSE = PGD(LinfBall(EPS), steps=3)
 TITLES = {"classical": "Classical training", "adversarial": "Algorithm 1"}
 REFERENCE = "apertures"
@@ -144,6 +144,7 @@ def draw(results: dict[str, Evaluation], networks: dict[str, torch.nn.Module], a
     from advphotoz.plotting import plot_attack_panel, plot_delta_z, plot_z_z
 
     fig, axes = plt.subplots(2, 2, figsize=(7, 6.2), layout="constrained", sharex=True, sharey=True)
+    top = 0.0
     for row, name in zip(axes, TITLES, strict=True):
         result = results[name]
         for ax, shown in zip(row, ("clean", WORST), strict=True):
@@ -151,12 +152,14 @@ def draw(results: dict[str, Evaluation], networks: dict[str, torch.nn.Module], a
             eta = 100 * result[shown].eta
             ax.set_title(f"{TITLES[name]}, {shown}: $\\eta$ = {eta:.0f} %", fontsize=9)
             ax.label_outer()
+            top = max(top, *ax.get_ylim())
+    ax.set(xlim=(0, top), ylim=(0, top))  # all four share their axes: nothing is cut off
     fig.savefig(args.out / "redshifts.png", dpi=150)
 
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained", sharey=True)
     for ax, name in zip(axes, TITLES, strict=True):
         result = results[name]
-        for shown in ("clean", "PGD-10", WORST):
+        for shown in ("clean", "PGD-20", WORST):
             plot_delta_z(ax, result.z_phot[shown], result.z_spec, label=shown)
         ax.set_title(TITLES[name], fontsize=9)
     fig.savefig(args.out / "delta_z.png", dpi=150)

@@ -369,7 +369,7 @@ import sys
 from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
-from advphotoz import FGSM, AdversarialTrainer
+from advphotoz import FGSM, AdversarialTrainer, CrossEntropy, RedshiftBins
 from advphotoz.datasets import StoredCutouts
 from advphotoz.evaluation import evaluate
 
@@ -384,10 +384,11 @@ class Tiny(torch.nn.Module):
 def run(data):
     model = Tiny()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    trainer = AdversarialTrainer(model, optimizer, FGSM(0.01), 0.1)
+    bins = RedshiftBins(0.0, 1.0, 180)
+    trainer = AdversarialTrainer(model, optimizer, FGSM(0.01), 0.1, CrossEntropy(bins))
     trainer.fit(DataLoader(data, 64, shuffle=True), epochs=1, progress=False)
     few = DataLoader(data.subset(range(0, len(data), 4)), 64)
-    evaluate(model, few, [FGSM(0.01)], progress=False, sanity=False, bootstrap=0)
+    evaluate(model, few, [FGSM(0.01)], bins, progress=False, checks=False, bootstrap=0)
 
 def resident(name):
     lines = Path("/proc/self/status").read_text().splitlines()
