@@ -65,14 +65,16 @@ def paper_attacks() -> dict[str, Any]:
     }
 
 
-def evaluated(model: nn.Module, loader: DataLoader[Any], check_samples: int) -> None:
-    """Evaluate once; with 0 samples for the checks, without checks."""
-    checks, n = check_samples > 0, max(check_samples, 1)
-    settings: dict[str, Any] = {"readout": BINS, "checks": checks, "check_samples": n}
+def evaluated(model: nn.Module, loader: DataLoader[Any], check_samples: int | None) -> None:
+    """Evaluate once; 0 samples for the checks: without checks; None: as many as by default."""
+    readout, checks = "readout", "checks"
     try:
-        inspect.signature(evaluate).bind(model, loader, {}, **settings)
+        inspect.signature(evaluate).bind(model, loader, {}, readout=BINS, checks=True)
     except TypeError:  # the names of older versions
-        settings = {"bins": BINS, "sanity": checks, "sanity_samples": n}
+        readout, checks = "bins", "sanity"
+    settings: dict[str, Any] = {readout: BINS, checks: check_samples != 0}
+    if check_samples:
+        settings["check_samples" if checks == "checks" else "sanity_samples"] = check_samples
     evaluate(model, loader, paper_attacks(), progress=False, **settings)
 
 
@@ -84,7 +86,7 @@ def measured(args: argparse.Namespace) -> dict[str, float]:
     images = torch.randn(n, 5, args.size, args.size)
     data = TensorDataset(images, torch.rand(n) / 10, torch.rand(n))
     few = torch.utils.data.Subset(data, range(min(args.batch, n)))
-    evaluated(model, DataLoader(few, args.batch), min(args.batch, args.check_samples))
+    evaluated(model, DataLoader(few, args.batch), args.check_samples)
     model.passes = 0
     start = time.perf_counter()
     evaluated(model, DataLoader(data, args.batch), args.check_samples)
@@ -110,7 +112,9 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the other checkout; none: this one alone")
     parser.add_argument("--galaxies", type=int, default=500)
     parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--check-samples", type=int, default=128, help="0: without the checks")
+    parser.add_argument(
+        "--check-samples", type=int, help="0: without the checks; none: the default of each version"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=float, default=0.5, help="of the CNN")
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
@@ -133,11 +137,17 @@ def main() -> None:
             parser.error(f"--before {args.before}: there is no src/advphotoz in it")
         checkouts = {"before": args.before, "now": HERE}
     names = ("galaxies", "batch", "check_samples", "width", "size", "device")
-    options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
+    options = [
+        f"--{name.replace('_', '-')}={getattr(args, name)}"
+        for name in names
+        if getattr(args, name) is not None
+    ]
     print(environment(args.device))
     print(
         f"cnn(width={args.width}) on {args.size} x {args.size} pixels, {args.galaxies} galaxies in "
-        f"batches of {args.batch}, checks on {args.check_samples}, {args.rounds} rounds\n"
+        f"batches of {args.batch}, checks on "
+        f"{'the default' if args.check_samples is None else args.check_samples}, "
+        f"{args.rounds} rounds\n"
     )
     found: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     for number in range(args.rounds):

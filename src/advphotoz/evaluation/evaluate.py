@@ -37,7 +37,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
     checks: bool = True,
-    check_samples: int = 128,
+    check_samples: int = 64,
     bootstrap: int = 200,
 ) -> Evaluation:
     r"""Measure a model on clean images, under uniform noise and under attacks.
