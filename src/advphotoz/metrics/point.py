@@ -199,7 +199,7 @@ def wilson_interval(count: Any, n: Any, level: float = ONE_SIGMA) -> tuple[Any, 
     k, total = (as_numpy(value).astype(np.float64) for value in (count, n))
     if not (np.isfinite(total).all() and (total >= 1).all() and (total % 1 == 0).all()):
         raise ValueError(f"n must be a number of samples, whole and at least 1; got {n}.")
-    if not ((k >= 0) & (k <= total) & (k % 1 == 0)).all():
+    if not (np.isfinite(k).all() and ((k >= 0) & (k <= total) & (k % 1 == 0)).all()):
         raise ValueError(
             f"count must be a number of samples, whole and from 0 to n; got {count} of {n}. For a "
             "share give the number that it stands for."
