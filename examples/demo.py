@@ -68,7 +68,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of results")
     parser.add_argument("--galaxies", type=int, default=6000, help="one in twelve is for testing")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--fraction", type=float, default=0.5, help="f_a, the adversarial share")
     parser.add_argument("--width", type=float, default=0.5, help="of the CNN; 1 is the paper's")
     parser.add_argument("--seed", type=int, default=0)
@@ -95,9 +95,9 @@ def train(name: str, data: tuple[CutoutDataset, ...], args: argparse.Namespace) 
     else:
         stretch = models.AsinhStretch(SKY_NOISE)
         model = models.cnn(image_size=SIZE, n_bins=BINS.n, width=args.width, stretch=stretch)
-    rate, epochs, batch = (
-        (3e-3, 2 * args.epochs, 64) if name == REFERENCE else (2e-3, args.epochs, 64)
-    )
+    rate, epochs, batch = 2e-3, args.epochs, 32
+    if name == REFERENCE:
+        rate, epochs, batch = 3e-3, 2 * args.epochs, 64
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
     fraction = args.fraction if name == "adversarial" else 0.0
     steps = epochs * -(-len(data[0]) // batch)
