@@ -42,11 +42,11 @@ SKY_NOISE = (0.045, 0.017, 0.027, 0.045, 0.169)  # nanomaggies per pixel, from c
 SIZE = 32  # central pixels
 BINS = RedshiftBins(2.7, 5.1, 120)
 BEYOND = 0.15
-SEARCHES = tuple(PGD(LinfBall(EPS), steps=20, objective=SignedRedshift(BINS, s)) for s in (1, -1))
+SEARCHES = tuple(PGD(LinfBall(EPS), steps=50, objective=SignedRedshift(BINS, s)) for s in (1, -1))
 ATTACKS = {
     "FGSM": FGSM(EPS),
     "PGD-20": PGD(LinfBall(EPS), steps=20),
-    "two signed PGD-20": WorstOf(SEARCHES, objective=RedshiftError(BINS)),
+    "two signed PGD-50": WorstOf(SEARCHES, objective=RedshiftError(BINS)),
 }
 FRACTIONS = {"classical": 0.0, "Algorithm 1": 0.5}
 

@@ -390,3 +390,23 @@ def test_an_interrupted_demo_goes_on_to_the_same_digits(
     assert epochs(resumed) == [1, 2, 3][len(state["history"]) :]
     assert rows(out) == rows(demo)
     assert sorted(path.stem for path in out.glob("*.png")) == PICTURES
+
+
+def test_quasars(environment: dict[str, str], tmp_path: Path) -> None:
+    """On noise of the shape of the real images, which are not part of the repository."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "quasars.npz",
+        image=rng.normal(size=(48, 5, 40, 40)).astype(np.float16),
+        ebv=rng.uniform(0, 0.1, 48),
+        z=rng.uniform(2.8, 5.0, 48),
+    )
+    options = ("--data", "quasars.npz", "--out", "run", "--epochs", 1, "--seeds", 1)
+    out, _ = run("quasars.py", *options, env=environment, cwd=tmp_path)
+    assert "26 to train on, 6 to validate, 16 to test" in out
+    rows = [line.split(" | ")[0] for line in out.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["| clean", "| noise", "| FGSM", "| PGD-20", "| two signed PGD-50"]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    again, _ = run("quasars.py", *options, env=environment, cwd=tmp_path)
+    assert again.splitlines()[-7:] == out.splitlines()[-7:]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was done again

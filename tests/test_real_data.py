@@ -207,3 +207,26 @@ def test_the_numbers_on_real_galaxies_can_be_trusted(study: dict[str, Evaluation
     for name, result in study.items():
         assert result.checks is not None
         assert result.checks.passed, f"{name}\n{result}"
+
+
+def test_seven_bands_of_jwst_without_reddening(shared_data: Path) -> None:
+    """Other units, another telescope, seven bands, photometric redshifts, and no E(B-V)."""
+    torch.set_num_threads(1)
+    bins = RedshiftBins(0.5, 5.5, 50)
+    with np.load(shared_data / "ceers_7band_48.npz") as file:
+        image, z = torch.tensor(file["image"]), torch.tensor(file["z"]).float()
+    noise = image.flatten(2).abs().median(dim=2).values.median(dim=0).values.tolist()
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        models.AsinhStretch(noise), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(7 * 36, bins.n)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    trainer = AdversarialTrainer(model, optimizer, None, 0.0, CrossEntropy(bins, width=0.2))
+    history = trainer.fit([(image[:100], z[:100])], epochs=60, progress=False)
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    eps = [0.3 * value for value in noise]
+    result = evaluate(model, [(image, z)], [FGSM(eps), PGD(eps, steps=20)], bins, progress=False)
+    assert result.settings["samples"] == 125
+    for row in result.rows[2:]:
+        assert row.objective_after > result["noise"].objective_after > row.objective_before - 0.1
+        assert row.linf <= max(eps)
