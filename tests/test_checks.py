@@ -62,7 +62,7 @@ def test_a_healthy_model_passes_every_check() -> None:
         "noise is harmless",
         "many steps beat one",
     ]
-    assert checks.samples == 100
+    assert checks.samples == 64  # the default, of 100
     assert checks.passed
     assert "no sign of a broken attack" in checks.verdict
     assert str(result).startswith("Checks: no sign")
@@ -267,7 +267,7 @@ def test_saturated_logits_are_seen() -> None:
     with pytest.warns(ZeroGradientWarning):
         result = run(TwoBins(1e4 * WIDE), batches, attacks)
     assert {"gradients do not vanish", "objective rises", "attack beats noise"} <= failed(result)
-    assert "100 of 100 samples" in checks_of(result)["gradients do not vanish"].sentence
+    assert "64 of 64 samples" in checks_of(result)["gradients do not vanish"].sentence
     assert not checks_of(result).passed
     assert "do not trust" in str(result)
 
