@@ -8,6 +8,7 @@ attacks (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures un
 from advphotoz import datasets, metrics, models
 from advphotoz._version import __version__ as __version__
 from advphotoz.attacks import (
+    APGD,
     FGSM,
     PGD,
     Attack,
@@ -32,6 +33,7 @@ from advphotoz.redshift import GaussianMixture, PointEstimate, Quantiles, Redshi
 from advphotoz.training import AdversarialTrainer, mix_adversarial
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
     "AdversarialTrainer",

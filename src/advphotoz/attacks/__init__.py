@@ -1,6 +1,7 @@
 """Attacks: callables that take a model and a batch and return a batch changed within a set."""
 
 from advphotoz._random import SampleGenerators
+from advphotoz.attacks.apgd import APGD
 from advphotoz.attacks.contract import Attack, Found, ZeroGradientWarning
 from advphotoz.attacks.fgsm import FGSM
 from advphotoz.attacks.gradient import GradientAttack
@@ -10,6 +11,7 @@ from advphotoz.attacks.problem import Problem
 from advphotoz.attacks.worst_of import WorstOf
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
     "Attack",
