@@ -97,20 +97,23 @@ CASES = [
 ]
 
 
+def alone(ball, objective, n, model, x, z):
+    return by_hand(
+        lambda p: objective(model(ball.apply(x, (), p)[0]), z)[0],
+        lambda p: ball.project(x, p),
+        ball.steepest,
+        ball.identity(x),
+        n,
+    )
+
+
 def compare(ball, objective, steps, model, x, z):
     """Compare the search with the transcription; return why that halved its steps."""
     every = set()
     for n in steps:
         found = APGD(ball, steps=n, objective=objective).find(model, x, z)
         for i in range(len(x)):
-            one, truth = x[i : i + 1], z[i : i + 1]
-            points, values, reasons = by_hand(
-                lambda p: objective(model(ball.apply(one, (), p)[0]), truth)[0],
-                lambda p: ball.project(one, p),
-                ball.steepest,
-                ball.identity(one),
-                n,
-            )
+            points, values, reasons = alone(ball, objective, n, model, x[i : i + 1], z[i : i + 1])
             every |= set(reasons)
             best = max(range(n), key=lambda k: values[k])
             torch.testing.assert_close(found.value[i].item(), values[best])
@@ -121,17 +124,17 @@ def compare(ball, objective, steps, model, x, z):
 @pytest.mark.parametrize(("ball", "objective"), CASES, ids=repr)
 def test_it_is_the_search_written_out_for_one_sample(ball, objective):
     model, x, z = wiggly()
-    assert "few" in compare(ball, objective, (1, 2, 7, 20, 45), model, x[:4], z[:4])
+    assert "few" in compare(ball, objective, (1, 2, 7, 20, 35), model, x[:2], z[:2])
 
 
 def test_a_step_is_halved_too_where_the_best_has_not_moved():
     # The rarer reason: steps rise, but from below the best point. It needs a rough objective, and
     # of these samples two have no rise above their start before the first checkpoint.
     torch.manual_seed(2)
-    x, waves = torch.randn(500, 3).double()[108:123], torch.randn(3, 8).double() * 6
+    x, waves = torch.randn(500, 3).double()[110:122], torch.randn(3, 8).double() * 6
     rough = lambda output, target: (output @ waves).sin().sum(1)  # noqa: E731
     for ball in (LinfBall(1.0), L2Ball(1.0)):
-        reasons = compare(ball, rough, (12, 24, 33), nn.Identity(), x, torch.zeros(15))
+        reasons = compare(ball, rough, (12, 24), nn.Identity(), x, torch.zeros(12))
         assert reasons == {"few", "stuck"}
 
 
