@@ -2,12 +2,13 @@
 
 from advphotoz._random import SampleGenerators
 from advphotoz.attacks.apgd import APGD
-from advphotoz.attacks.contract import Attack, Found, ZeroGradientWarning
+from advphotoz.attacks.contract import Attack, Budget, Found, ZeroGradientWarning
 from advphotoz.attacks.fgsm import FGSM
 from advphotoz.attacks.gradient import GradientAttack
 from advphotoz.attacks.noise import UniformNoise
 from advphotoz.attacks.pgd import PGD, l2_pgd
 from advphotoz.attacks.problem import Problem
+from advphotoz.attacks.square import Square
 from advphotoz.attacks.worst_of import WorstOf
 
 __all__ = [
@@ -15,10 +16,12 @@ __all__ = [
     "FGSM",
     "PGD",
     "Attack",
+    "Budget",
     "Found",
     "GradientAttack",
     "Problem",
     "SampleGenerators",
+    "Square",
     "UniformNoise",
     "WorstOf",
     "ZeroGradientWarning",

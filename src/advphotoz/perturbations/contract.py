@@ -100,6 +100,28 @@ class PerturbationSet(ABC):
         """
         return self.project(x, p + per_sample_factor(fraction, p) * self.steepest(direction))
 
+    def propose(
+        self, x: Tensor, p: Tensor | None, share: float, generator: Generator = None
+    ) -> Tensor:
+        """Draw a candidate for a search without gradients, inside the set.
+
+        A set whose parameters have a shape, such as pixels, proposes changes of its own kind.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images.
+        p : Tensor or None
+            The parameters to change; None for a first candidate.
+        share : float
+            How much of p changes, in (0, 1]; a search lowers it as it goes. Here p moves by a draw
+            from the set times twice this number, and is brought back inside.
+        generator : Generator
+            What is drawn from.
+        """
+        drawn = self.sample(x, generator)
+        return drawn if p is None else self.project(x, p + 2 * share * drawn)
+
     def physical(self, p: Tensor) -> Tensor:
         """Return parameters in physical units, for a report."""
         return p
