@@ -28,7 +28,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from _common import BINS, environment, markdown, write_json
-from advphotoz import FGSM, PGD, AdversarialTrainer, CrossEntropy, LinfBall, evaluate, models
+from advphotoz import (
+    FGSM,
+    PGD,
+    AdversarialTrainer,
+    CrossEntropy,
+    LinfBall,
+    evaluate,
+    fast_autocast,
+    models,
+)
 from advphotoz.datasets import CutoutDataset, random_dihedral, simulate
 from advphotoz.training import IndexedDataset, WarmStart
 
@@ -111,7 +120,7 @@ def trained(
         CrossEntropy(BINS),
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs),
         transform=random_dihedral,
-        autocast=torch.bfloat16,
+        autocast=fast_autocast(),
         seed=seed,
         valid_attack=None if attack is None else GUARD,
     )
@@ -147,7 +156,7 @@ def main() -> None:
                 ATTACKS,
                 BINS,
                 objective=CrossEntropy(BINS),
-                autocast=torch.bfloat16,
+                autocast=fast_autocast(),
                 progress=False,
                 checks=False,
             )
