@@ -4,9 +4,10 @@
 
 32 x 32 stamps, the CNN of half width, AdamW; bfloat16 where the processor has it. Every row is one
 change of the row that it names. sigma_MAD and eta of the validation galaxies, on which choices are
-made, and of the test galaxies, on which none is. Beside them the references: a perceptron on fluxes within Gaussian
-apertures of the same pixels, and one on the catalogue's magnitudes, which see neither neighbours
-nor the noise of the pixels. Each finished training is kept in the JSON file, and not done again.
+made, and of the test galaxies, on which none is. Beside them the references: a perceptron on fluxes
+within Gaussian apertures of the same pixels, and one on the catalogue's magnitudes, which see
+neither neighbours nor the noise of the pixels. Each finished training is kept in the JSON file, and
+not done again.
 """
 
 from __future__ import annotations
