@@ -95,7 +95,7 @@ def line_width(kind: float, relative: float) -> float:
     [N II] 20 to 150 in late spirals and irregulars (Kennicutt 1998, ARA&A 36, 189). kind is the
     number of the template, relative M - M*.
     """
-    return float(np.interp(kind, [0, 1, 2, 3], [1.5, 15, 35, 70]) * 10 ** (0.06 * relative))
+    return float(np.interp(kind, [0, 1, 2, 3], [1.5, 15, 35, 70]) * 10 ** (0.12 * relative))
 
 
 def line_ratios(relative: float) -> Array:
@@ -115,22 +115,23 @@ def draw_galaxy(rng: np.random.Generator, r_max: float) -> Galaxy:
     relative = magnitudes[j] - M_STAR  # bright galaxies are negative
     ebv = float(np.clip(rng.gamma(1.8, 0.02), 0.004, 0.3))
 
-    early = rng.random() < np.clip(0.53 - 0.12 * relative - 1.0 * (z - 0.1), 0.05, 0.9)
+    early = rng.random() < np.clip(0.53 - 0.12 * relative - 0.3 * (z - 0.1), 0.05, 0.9)
     tilt = np.log(REST / 5500)
     if early:
         kind = rng.uniform(0, 0.6)
         disk = template(kind)
         share = rng.beta(5, 2)
     else:
-        depth = 1.6 * min(rng.exponential(0.12), 0.5)  # of the disk's own dust, at 5500 Angstrom
-        mean = 1.6 + 0.35 * relative + 3 * (z - 0.1)
+        # Of the disk's own dust, at 5500 Angstrom; luminous galaxies have more of it.
+        depth = 1.6 * min(rng.exponential(0.16), 0.5) * 10 ** (-0.15 * relative)
+        mean = 1.6 + 0.35 * relative + (z - 0.1)
         kind = float(np.clip(rng.normal(mean, 0.6), 0.3, 3))
         disk = template(kind)
         disk = disk - depth * (REST / 5500) ** -0.7
         share = rng.beta(1.2, 4)
-    disk = disk + rng.normal(0, 0.12) * tilt + deviation(rng)
-    bulge = template(0) + rng.normal(0, 0.12) * tilt + deviation(rng)
-    width = line_width(kind, relative) * np.exp(rng.normal(0, 0.6))
+    disk = disk + rng.normal(0, 0.1) * tilt + deviation(rng)
+    bulge = template(0) + rng.normal(0, 0.1) * tilt + deviation(rng)
+    width = line_width(kind, relative) * np.exp(rng.normal(0, 0.5))
     o3, n2 = line_ratios(relative) * np.exp(rng.normal(0, [0.5, 0.2]))
     disk = with_emission_lines(disk, float(width), float(o3), float(n2))
 
