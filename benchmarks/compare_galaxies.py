@@ -20,7 +20,6 @@ import torch
 mpl.use("agg")
 import matplotlib.pyplot as plt
 from PIL import Image
-from recipe import BINS, Magnitudes
 from torch.utils.data import DataLoader, TensorDataset
 
 from advphotoz import AdversarialTrainer, CrossEntropy, metrics
@@ -28,6 +27,7 @@ from advphotoz.datasets.simulation.drawing import draw_row
 from advphotoz.datasets.simulation.observing import draw_conditions
 from advphotoz.datasets.simulation.population import draw_galaxy, draw_photometry
 from advphotoz.datasets.simulation.spectra import band_flux, template
+from recipe import BINS, Magnitudes
 
 STATIC = Path(__file__).resolve().parents[1] / "docs" / "_static"
 COLOURS = ["u-g", "g-r", "r-i", "i-z"]

@@ -288,7 +288,7 @@ def test_templates_scatter_as_stated_and_smoothly() -> None:
     middle = np.interp(np.log(5800.0), np.log(DEVIATES_AT), np.arange(len(at)))
     k, w = int(middle), middle % 1
     np.testing.assert_allclose(
-        drawn[:, (5800 == REST).argmax()],
+        drawn[:, (REST == 5800).argmax()],
         (1 - w) * drawn[:, at[k]] + w * drawn[:, at[k + 1]],
         atol=1e-3,
     )

@@ -118,7 +118,8 @@ def deviation(rng: np.random.Generator) -> Array:
     lognormal, so that some galaxies are much odder than others.
     """
     size = DEVIATION * np.exp(rng.normal(0, 0.4))
-    return np.interp(np.log(REST), np.log(DEVIATES_AT), rng.normal(0, 1, len(size)) * size)
+    knots = rng.normal(0, 1, len(size)) * size
+    return np.asarray(np.interp(np.log(REST), np.log(DEVIATES_AT), knots))
 
 
 def _line(wavelength: float, flux: float) -> Array:
@@ -137,7 +138,7 @@ def with_emission_lines(log_sed: Array, width: float, o3: float, n2: float) -> A
 
     width is the equivalent width of H alpha in Angstrom, o3 and n2 the fluxes of [O III] 5007 and
     [N II] 6584 over that of H alpha. H beta, 0.25, is a Balmer decrement of 2.86 with A_V of about
-    1; [O II], 0.5, and [S II], 0.35, are typical of spirals.
+    1; [O II], 0.5, and [S II], 0.35, are round values for spirals.
     """
     profile = width * (_BALMER + o3 * _O3 + n2 * _N2)
     return log_sed + np.log1p(profile * np.exp(np.interp(6563, REST, log_sed) - log_sed))
