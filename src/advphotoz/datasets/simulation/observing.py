@@ -42,8 +42,8 @@ def draw_conditions(rng: np.random.Generator) -> Conditions:
     sky = SKY_SIGMA * np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.06, 5))
     return Conditions(
         fwhm=PSF_FWHM * np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.03, 5)),
-        # GalSim has the Fourier transform of these in closed form.
-        beta=float(rng.choice([2.5, 3.0, 3.5])),
+        # Half-integer: the Fourier transform is elementary, and drawing twice as fast as with 3.
+        beta=float(rng.choice([2.5, 3.5])),
         wing=float(0.05 * np.exp(rng.normal(0, 0.4))),
         shear=rng.normal(0, 0.02, 2) + rng.normal(0, 0.01, (5, 2)),
         sky=sky,
