@@ -2,11 +2,12 @@
 
     python benchmarks/recipe.py [--galaxies 6000] [--seeds 1] [--only NAME ...] [--json FILE]
 
-32 x 32 stamps, the CNN of half width, bfloat16, AdamW. Every row is one change of the row that it
-names. sigma_MAD and eta of the validation galaxies, on which choices are made, and of the test
-galaxies, on which none is. Beside them the references: a perceptron on fluxes within Gaussian
-apertures of the same pixels, and one on the catalogue's magnitudes, which see neither neighbours
-nor the noise of the pixels. Each finished training is kept in the JSON file, and not done again.
+32 x 32 stamps, the CNN of half width, AdamW; bfloat16 where the processor has it. Every row is one
+change of the row that it names. sigma_MAD and eta of the validation galaxies, on which choices are
+made, and of the test galaxies, on which none is. Beside them the references: a perceptron on fluxes
+within Gaussian apertures of the same pixels, and one on the catalogue's magnitudes, which see
+neither neighbours nor the noise of the pixels. Each finished training is kept in the JSON file, and
+not done again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from advphotoz import AdversarialTrainer, CrossEntropy, RedshiftBins, keep_freed_memory, metrics
+from advphotoz import (
+    AdversarialTrainer,
+    CrossEntropy,
+    RedshiftBins,
+    fast_autocast,
+    keep_freed_memory,
+    metrics,
+)
 from advphotoz.datasets import random_dihedral, simulate
 from advphotoz.models import AperturePerceptron, AsinhStretch, cnn
 from advphotoz.provenance import machine, versions
@@ -121,7 +129,7 @@ def train(row: dict[str, Any], parts: list[TensorDataset], seed: int) -> dict[st
         scheduler=scheduler,
         scheduler_step=step,
         transform=random_dihedral if images else None,
-        autocast=torch.bfloat16 if images else None,
+        autocast=fast_autocast() if images else None,
         seed=seed,
     )
     average = WeightAverage(row["average"]) if "average" in row else None

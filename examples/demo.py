@@ -33,6 +33,7 @@ from advphotoz import (
     RedshiftError,
     SignedRedshift,
     WorstOf,
+    fast_autocast,
     keep_freed_memory,
     l2_eps_from_linf,
     l2_pgd,
@@ -110,7 +111,7 @@ def train(name: str, data: tuple[CutoutDataset, ...], args: argparse.Namespace) 
         scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps),
         scheduler_step="step",
         transform=None if name == REFERENCE else random_dihedral,
-        autocast=None if name == REFERENCE else torch.bfloat16,
+        autocast=None if name == REFERENCE else fast_autocast(),
         seed=args.seed,
     )
     shuffle = torch.Generator().manual_seed(args.seed)
@@ -215,10 +216,11 @@ def report(results: dict[str, Evaluation], args: argparse.Namespace, seconds: fl
         for name in TITLES
     )
     count = len(results["classical"].z_spec)
+    digits = "float32" if fast_autocast() is None else "bfloat16"
     setting = (
         f"Simulated galaxies: {args.galaxies} in all, {count} of them for this test, on {SIZE} x "
         f"{SIZE} pixels. The paper's CNN at {args.width:g} times its width, {args.epochs} epochs "
-        f"in bfloat16, seed {args.seed}; attacks in float32, eps = {EPS} nanomaggies per pixel, "
+        f"in {digits}, seed {args.seed}; attacks in float32, eps = {EPS} nanomaggies per pixel, "
         f"below the sky noise of every band. Algorithm 1 with PGD of {DEFENSE.steps} steps."
     )
     machine = (

@@ -30,6 +30,7 @@ from advphotoz import (
     RedshiftError,
     SignedRedshift,
     WorstOf,
+    fast_autocast,
     keep_freed_memory,
     metrics,
     models,
@@ -81,7 +82,7 @@ def train(
         scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps),
         scheduler_step="step",
         transform=random_dihedral,
-        autocast=torch.bfloat16,
+        autocast=fast_autocast(),
         seed=seed,
     )
     shuffle = torch.Generator().manual_seed(seed)

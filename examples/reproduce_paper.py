@@ -26,14 +26,13 @@ import torch
 from advphotoz import keep_freed_memory
 from paper.data import Galaxies
 from paper.plan import (
-    ALONE,
     CURVES,
     DEFENDED,
     MATRICES,
     SIX,
     STANDARD,
+    STRONG,
     Training,
-    strong_attacks,
     table1_attacks,
     trainings,
 )
@@ -78,7 +77,7 @@ def plan(work: Work) -> list[Step]:
 
 
 def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
-    """Return what goes beyond the tables: transfer to the defended, strongest attack, curves."""
+    """Return what goes beyond the tables: transfer to the defended, curves, the loss around."""
     scale, out = work.scale, work.out
     shown = [every[name] for name in ("Iref", *DEFENDED)]
     attack = STANDARD["PGD-10"]
@@ -86,18 +85,6 @@ def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
     cost = 20 * scale.n_attack
     path = out / "table1" / "defended.json"
     steps = [Step("transfer to the defended", path, cost, do, _models(work, shown))]
-    strong = strong_attacks(scale)
-    for name in ALONE:
-        cost = 4 * scale.n_strong * scale.strong_steps * scale.strong_restarts
-        steps.append(
-            Step(
-                f"strongest attack on {name}",
-                out / "strong" / f"{name}.json",
-                cost,
-                partial(_strong, work, every[name], strong),
-                _models(work, [every[name]]),
-            )
-        )
     for name in CURVES:
         cost = 2 * 7 * 11 * scale.n_curve
         path = out / "curves" / f"{name}.json"
@@ -127,18 +114,14 @@ def _evaluate(work: Work, training: Training) -> Step:
     return Step(
         f"evaluate {training.name}",
         path,
-        2 * (11 * n + 30 * min(64, n)),  # the checks cost three times PGD-10 on 64 galaxies
-        lambda path: work.evaluate(training, STANDARD, n, path, checks=True),
+        2 * (33 * n + 90 * min(64, n)),  # the checks cost three times the attacks, on 64 galaxies
+        lambda path: work.evaluate(training, {**STANDARD, **STRONG}, n, path, checks=True),
         _models(work, [training]),
     )
 
 
 def _models(work: Work, trained: list[Training]) -> list[Path]:
     return [work.out / "models" / f"{training.name}.pt" for training in trained]
-
-
-def _strong(work: Work, training: Training, attacks: dict, path: Path) -> None:
-    work.evaluate(training, attacks, work.scale.n_strong, path, checks=False)
 
 
 def _transfer(work: Work, trained: list[Training], attack, sources, path: Path) -> None:

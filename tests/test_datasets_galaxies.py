@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from advphotoz.datasets.simulation.drawing import draw_row, draw_sources
+from advphotoz.datasets.simulation.observing import Conditions, draw_conditions
 from advphotoz.datasets.simulation.population import (
+    FLOOR,
     Galaxy,
     Source,
     draw_galaxy,
@@ -19,11 +21,22 @@ from advphotoz.datasets.simulation.sdss import (
     NMGY_PER_ELECTRON,
     PIXEL,
     PSF_FWHM,
+    SKY_SIGMA,
     asinh_magnitude,
     asinh_magnitude_error,
     pixel_sigma,
 )
-from advphotoz.datasets.simulation.spectra import REST, band_flux, blackbody, tables, template
+from advphotoz.datasets.simulation.spectra import (
+    DEVIATES_AT,
+    DEVIATION,
+    REST,
+    band_flux,
+    blackbody,
+    deviation,
+    tables,
+    template,
+    with_emission_lines,
+)
 
 pytest.importorskip("galsim", reason="simulated galaxies need the extra `sim`")
 
@@ -38,12 +51,12 @@ def galaxies() -> list[Galaxy]:
 def test_source_keeps_its_flux_on_a_large_stamp() -> None:
     flux = np.array([1.0, 20.0, 50.0, 70.0, 90.0])
     for sersic, radius, expected in ((0, 0.0, 1.0), (1, 1.5, 1.0), (4, 0.8, 1.0)):
-        cube = draw_sources([Source(flux, sersic, radius, 0.6, 30.0)], PSF_FWHM, 256)
+        cube = draw_sources([Source(flux, sersic, radius, 0.6, 30.0)], Conditions(), 256)
         np.testing.assert_allclose(cube.sum((1, 2)) / flux, expected, rtol=5e-3)
 
 
 def test_moffat_point_source_has_its_closed_form_growth_curve_and_width() -> None:
-    cube = draw_sources([Source(np.ones(5), 0)], PSF_FWHM, 129)
+    cube = draw_sources([Source(np.ones(5), 0)], Conditions(), 129)
     y, x = (np.indices((129, 129)) - 64) * PIXEL
     for image, fwhm in zip(cube, PSF_FWHM, strict=True):
         beta = 3.5
@@ -54,11 +67,11 @@ def test_moffat_point_source_has_its_closed_form_growth_curve_and_width() -> Non
 
 def test_sources_add_up_and_sit_where_they_are_told() -> None:
     a, b = Source(np.ones(5), 0, x=4.0), Source(np.ones(5), 1, 1.0, y=-6.0)
-    both = draw_sources([a, b], PSF_FWHM, 64)
-    apart = draw_sources([a], PSF_FWHM, 64) + draw_sources([b], PSF_FWHM, 64)
+    both = draw_sources([a, b], Conditions(), 64)
+    apart = draw_sources([a], Conditions(), 64) + draw_sources([b], Conditions(), 64)
     np.testing.assert_allclose(both, apart, atol=2e-4)
     y, x = (np.indices((64, 64)) - 31.5) * PIXEL
-    only = draw_sources([b], PSF_FWHM, 64)[2]
+    only = draw_sources([b], Conditions(), 64)[2]
     assert (only * x).sum() / only.sum() == pytest.approx(0, abs=0.05)
     assert (only * y).sum() / only.sum() == pytest.approx(-6, abs=0.1)
 
@@ -81,18 +94,20 @@ def test_noise_of_a_pixel_in_closed_form() -> None:
     bright = pixel_sigma(np.full((5, 1, 1), 1e6))[:, 0, 0]
     # Photons alone: f / sigma = sqrt(number of electrons).
     np.testing.assert_allclose(1e6 / bright, np.sqrt(1e6 / NMGY_PER_ELECTRON), rtol=1e-3)
-    np.testing.assert_allclose(pixel_sigma(np.zeros(5), 25.0), 5 * np.array(PAPER_SKY))
+    np.testing.assert_allclose(pixel_sigma(np.zeros(5), n_pixels=25.0), 5 * np.array(PAPER_SKY))
 
 
 def test_noise_is_gaussian_with_that_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
     """One galaxy drawn with and without noise: the difference over sigma is a unit normal."""
     from advphotoz.datasets.simulation import drawing
 
+    sky = 1.3 * SKY_SIGMA
+    monkeypatch.setattr(drawing, "draw_conditions", lambda rng: Conditions(sky=sky))
     noisy = draw_row(5, 1, 17.8, 64)["image"]
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "pixel_sigma", lambda image: np.zeros_like(image))
+        patch.setattr(drawing, "pixel_sigma", lambda image, sky: np.zeros_like(image))
         clean = draw_row(5, 1, 17.8, 64)["image"]
-    pull = (noisy - clean) / pixel_sigma(clean)
+    pull = (noisy - clean) / pixel_sigma(clean, sky)
     n = pull[0].size
     assert np.abs(pull.mean((1, 2))).max() < 4.5 / np.sqrt(n)
     assert np.abs(pull.std((1, 2)) - 1).max() < 4.5 / np.sqrt(2 * n)
@@ -105,7 +120,7 @@ def test_catalogue_agrees_with_the_pixels() -> None:
         galaxy = draw_galaxy(np.random.default_rng(k), 17.8)
         if galaxy.disk.radius > 3 or galaxy.disk.axis_ratio < 0.4:
             continue
-        cube = draw_sources([galaxy.bulge, galaxy.disk], PSF_FWHM, 64)
+        cube = draw_sources([galaxy.bulge, galaxy.disk], Conditions(), 64)
         share = cube.sum((1, 2)) / galaxy.flux
         assert (share < 1.005).all()
         assert (share > 0.90).all()
@@ -168,11 +183,115 @@ def test_asinh_magnitudes() -> None:
 def test_magnitudes_scatter_by_their_errors(galaxies: list[Galaxy]) -> None:
     pulls = []
     for k, galaxy in enumerate(galaxies):
-        mag, error = draw_photometry(np.random.default_rng(k), galaxy)
+        mag, error = draw_photometry(np.random.default_rng(k), galaxy, Conditions())
         pulls.append((mag - asinh_magnitude(galaxy.flux)) / error)
     pulls_array = np.array(pulls)
     assert np.abs(pulls_array.mean(0)).max() < 0.15
     assert np.abs(pulls_array.std(0) - 1).max() < 0.15
+
+
+def test_calibration_and_sky_move_magnitudes_and_errors_have_a_floor() -> None:
+    source = Source(np.full(5, 1e6), 1.0, 2.0)
+    galaxy = Galaxy(0.1, 0.0, source, source)
+    _, error = draw_photometry(np.random.default_rng(0), galaxy, Conditions())
+    np.testing.assert_allclose(error, 2.5 / np.log(10) * FLOOR, rtol=0.05)
+    moved = Conditions(calibration=np.full(5, 1.1), residual=SKY_SIGMA)
+    (plain, _), (other, _) = (
+        draw_photometry(np.random.default_rng(0), galaxy, c) for c in (Conditions(), moved)
+    )
+    np.testing.assert_allclose(plain - other, 2.5 * np.log10(1.1), atol=1e-3)
+    faint = Galaxy(0.1, 0.0, Source(np.zeros(5), 1.0, 2.0), Source(np.ones(5), 1.0, 2.0))
+    (plain, _), (other, _) = (
+        draw_photometry(np.random.default_rng(0), faint, Conditions(residual=k * SKY_SIGMA))
+        for k in (0, 100)
+    )
+    # 6 pi s^2 pixels, s^2 of the profile and of the point-spread function.
+    n_pixels = 6 * np.pi * ((PSF_FWHM / 2.355) ** 2 + (2.0 / 1.177) ** 2) / PIXEL**2
+    more = (10 ** (-0.4 * other) - 10 ** (-0.4 * plain)) * 10**9
+    np.testing.assert_allclose(more, 100 * SKY_SIGMA * n_pixels, rtol=0.02)
+
+
+def test_conditions_reach_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from advphotoz.datasets.simulation import drawing
+
+    monkeypatch.setattr(drawing, "pixel_sigma", lambda image, sky: np.zeros_like(image))
+
+    def stamp(conditions: Conditions) -> np.ndarray:
+        monkeypatch.setattr(drawing, "draw_conditions", lambda rng: conditions)
+        return draw_row(5, 1, 17.8, 24)["image"]
+
+    plain = stamp(Conditions())
+    factor, level = np.linspace(0.9, 1.1, 5), np.linspace(-0.1, 0.3, 5)
+    moved = stamp(Conditions(calibration=factor, residual=level))
+    np.testing.assert_allclose(
+        moved, plain * factor[:, None, None] + level[:, None, None], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_conditions_scatter_as_stated() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_conditions(rng) for _ in range(2000)]
+    sky = np.log([c.sky / SKY_SIGMA for c in drawn])
+    np.testing.assert_allclose(sky.std(0), 0.1, rtol=0.08)  # 0.08 together, 0.06 alone
+    assert np.corrcoef(sky.T)[0, 1:] == pytest.approx(0.64, abs=0.06)
+    residual = np.array([c.residual / c.sky for c in drawn])
+    np.testing.assert_allclose(residual.std(0), 0.04, rtol=0.08)
+    zero_point = -2.5 * np.log10([c.calibration for c in drawn])
+    np.testing.assert_allclose(zero_point.std(0), [0.02, 0.01, 0.01, 0.01, 0.01], rtol=0.08)
+    shear = np.array([c.shear for c in drawn])
+    np.testing.assert_allclose(shear.std(0), np.hypot(0.02, 0.01), rtol=0.08)
+    assert {c.beta for c in drawn} == {2.5, 3.5}
+
+
+def test_wing_and_shear_of_a_point_in_closed_form() -> None:
+    """Two Moffat profiles; a shear g turns the circle r into an ellipse of axes 1 +- g."""
+    wing, g = 0.2, 0.1
+    shear = np.tile([g, 0.0], (5, 1))
+    cube = draw_sources([Source(np.ones(5), 0)], Conditions(wing=wing, shear=shear), 129)
+    y, x = (np.indices((129, 129)) - 64) * PIXEL
+    r2 = (x**2 * (1 - g) / (1 + g)) + y**2 * (1 + g) / (1 - g)
+    for image, fwhm in zip(cube, PSF_FWHM, strict=True):
+        exact = np.zeros_like(r2)
+        for part, width in ((1 - wing, fwhm), (wing, 3 * fwhm)):
+            alpha = width / (2 * np.sqrt(2 ** (1 / 3.5) - 1))
+            exact += part * 2.5 / (np.pi * alpha**2) * (1 + r2 / alpha**2) ** -3.5
+        np.testing.assert_allclose(image, exact * PIXEL**2, atol=4e-3 * image.max())
+
+
+def test_emission_lines_have_their_equivalent_widths() -> None:
+    """On a flat continuum the light added is the equivalent width times the flux ratios."""
+    flat = np.full_like(REST, np.log(3.0))
+    added = (np.exp(with_emission_lines(flat, 40.0, 0.6, 0.3)) - 3.0) * 5.0 / 3.0  # 5 A grid
+    for low, high, ratio in (
+        (3600, 3850, 0.5),
+        (4800, 4910, 0.25),
+        (4910, 5100, 0.6 * 4 / 3),
+        (6450, 6650, 1.0 + 0.3 * 4 / 3),
+        (6660, 6800, 0.35),
+    ):
+        assert added[(low < REST) & (high > REST)].sum() == pytest.approx(40 * ratio, rel=0.01)
+    # Relative to the continuum at H alpha, wherever the line is.
+    blue = -2.0 * np.log(REST / 6563)
+    line = np.exp(with_emission_lines(blue, 40.0, 0.0, 0.0)) - np.exp(blue)
+    assert line[(REST > 3600) & (REST < 3850)].sum() * 5 == pytest.approx(20, rel=0.01)
+
+
+def test_templates_scatter_as_stated_and_smoothly() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.array([deviation(rng) for _ in range(4000)])
+    at = np.array([np.abs(REST - knot).argmin() for knot in DEVIATES_AT])
+    # Amplitudes are lognormal with sigma 0.4: the rms is exp(0.4^2) times the median.
+    rms = np.sqrt((drawn[:, at] ** 2).mean(0))
+    np.testing.assert_allclose(rms, DEVIATION * np.exp(0.16), rtol=0.12)
+    correlation = np.corrcoef(drawn[:, at].T) - np.eye(len(at))
+    assert np.abs(correlation).max() < 0.1  # the knots are independent
+    middle = np.interp(np.log(5800.0), np.log(DEVIATES_AT), np.arange(len(at)))
+    k, w = int(middle), middle % 1
+    np.testing.assert_allclose(
+        drawn[:, (REST == 5800).argmax()],
+        (1 - w) * drawn[:, at[k]] + w * drawn[:, at[k + 1]],
+        atol=1e-3,
+    )
 
 
 def test_neighbours_are_as_many_as_stated() -> None:

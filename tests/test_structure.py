@@ -37,6 +37,7 @@ NOUNS = {
     "distributed",
     "memory",
     "metrics",
+    "mixed_precision",
     "models",
     "objectives",
     "perturbations",

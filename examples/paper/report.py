@@ -27,9 +27,9 @@ def write_report(out: Path) -> None:
         f"{'Simulated galaxies' if simulated else 'Galaxies of the given file'}. Scale "
         f"`{scale['name']}`: {scale['n_train']} galaxies for each training, {scale['epochs']} "
         f"epochs, Inception of width {scale['inception_width']}, CNN of width "
-        f"{scale['cnn_width']}; {scale['n_attack']} galaxies attacked, the first "
-        f"{scale['n_strong']} also by the strongest attack (PGD-{scale['strong_steps']} with "
-        f"{scale['strong_restarts']} searches, on cross-entropy and on the redshift error)."
+        f"{scale['cnn_width']}; images of {scale['size']} x {scale['size']} pixels; "
+        f"Algorithm 1 crafts with PGD of {scale['craft_steps']} steps; "
+        f"{scale['n_attack']} galaxies attacked."
     )
     parts = ["# Campagne 2020, reproduced", setting, UNITS]
     if scale["name"] == "smoke":

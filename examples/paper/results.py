@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from advphotoz import metrics
 from advphotoz.evaluation import Evaluation, RobustnessCurve, Row, TransferMatrix
 
-__all__ = ["FACTORS", "Number", "Results", "difference", "eta_of", "in_units"]
+__all__ = ["FACTORS", "Number", "Results", "difference", "in_units"]
 
 FACTORS = {"bias": 1e4, "sigma_mad": 1e3, "eta": 100.0}
 """The paper's units: 1e-4, 1e-3 and percent."""
@@ -69,10 +67,6 @@ class Results:
         """Return the number of parameters of a network."""
         return int(self.evaluation(name).settings["networks"]["model"]["parameters"])
 
-    def strong(self, name: str) -> Evaluation:
-        """Return a network under the strongest attack."""
-        return Evaluation.load(self._path("strong", name))
-
     def matrix(self, attack: str) -> TransferMatrix:
         """Return the images of one attack of Table 1, shown to the six."""
         return TransferMatrix.load(self._path("table1", attack.replace(" ", "-").replace(",", "")))
@@ -104,20 +98,6 @@ class Results:
         values = [FACTORS[metric] * getattr(self.evaluation(n)[row], metric) for n in names]
         return Number(float(np.mean(values)), float(np.std(values, ddof=1)))
 
-    def worst(self, name: str) -> dict[str, Number]:
-        """Return eta of one network on the galaxies of the strongest attack, by attack.
-
-        The strongest is, for every galaxy, the one of its two searches that moves it further.
-        """
-        strong, standard = self.strong(name), self.evaluation(name)
-        z_spec = strong.z_spec
-        rows = {key: standard.z_phot[key][: len(z_spec)] for key in ("clean", "FGSM", "PGD-10")}
-        rows |= {key: strong.z_phot[key] for key in strong.z_phot if key.startswith("strong")}
-        first, second = (np.asarray(strong.z_phot[key]) for key in list(rows)[3:])
-        further = np.abs(first - z_spec) > np.abs(second - z_spec)
-        rows["strongest"] = np.where(further, first, second)
-        return {key: eta_of(z_phot, z_spec) for key, z_phot in rows.items()}
-
     def _path(self, folder: str, name: str) -> Path:
         path = self.out / folder / f"{name}.json"
         if not path.exists():
@@ -134,10 +114,3 @@ def in_units(row: Row, metric: str) -> Number:
     half = (row.eta_high - row.eta_low) / 2
     error = half if metric == "eta" else getattr(row, f"{metric}_error")
     return Number(factor * getattr(row, metric), factor * error)
-
-
-def eta_of(z_phot: npt.ArrayLike, z_spec: npt.ArrayLike) -> Number:
-    """Return eta of redshifts, in percent, with half the width of Wilson's interval."""
-    eta, n = metrics.outlier_fraction(z_phot, z_spec), np.size(z_spec)
-    low, high = metrics.wilson_interval(round(n * eta), n)
-    return Number(100 * eta, 100 * (high - low) / 2)

@@ -17,9 +17,8 @@ class Scale:
         Galaxies in each training set, for the choice of the best epoch, and for the clean test.
     n_pool : int
         Training sets of different seeds are drawn from this many galaxies.
-    n_attack, n_strong, n_curve : int
-        Galaxies attacked, the first of the test set: by the paper's attacks, by the strongest
-        one, and for the curves against eps.
+    n_attack, n_curve : int
+        Galaxies attacked, the first of the test set; and those for the curves against eps.
     size : int
         Pixels along one side of a simulated image; the paper's 64.
     epochs, batch : int
@@ -28,11 +27,12 @@ class Scale:
         Factor on the numbers of channels and features; 1 is the paper's network.
     seeds : int
         Trainings of each defense, with other initial weights and another training set each.
-    strong_steps, strong_restarts : int
-        Of the PGD that a defense has to withstand.
+    craft_steps : int
+        Of the PGD in Algorithm 1; the paper's 10 of eps / 10, or fewer of 2.5 eps / steps.
     paper_recipe : bool
-        True: the paper's Adam, 0.01 times 0.8 on a plateau. False: AdamW, 1e-3 falling along a
-        cosine, which gets further in few epochs.
+        True: the paper's Adam, 0.01 times 0.8 on a plateau, and hard labels. False: AdamW, one
+        cycle of 2e-3, and soft labels of 0.008, which get further in few epochs
+        (docs/guide/precision.md).
     workers : int
         Processes that read a file of images.
     """
@@ -42,7 +42,6 @@ class Scale:
     n_test: int
     n_pool: int
     n_attack: int
-    n_strong: int
     n_curve: int
     size: int
     epochs: int
@@ -50,8 +49,7 @@ class Scale:
     inception_width: float
     cnn_width: float
     seeds: int
-    strong_steps: int
-    strong_restarts: int
+    craft_steps: int
     paper_recipe: bool
     workers: int
 
@@ -69,7 +67,6 @@ SCALES = {
         n_test=24,
         n_pool=48,
         n_attack=16,
-        n_strong=4,
         n_curve=4,
         size=16,
         epochs=2,
@@ -77,27 +74,25 @@ SCALES = {
         inception_width=0.05,
         cnn_width=0.05,
         seeds=2,
-        strong_steps=3,
-        strong_restarts=2,
+        craft_steps=3,
         paper_recipe=False,
         workers=0,
     ),
+    # The central pixels only: a quarter of the cost.
     "cpu": Scale(
         n_train=4000,
         n_valid=256,
         n_test=1000,
         n_pool=8000,
         n_attack=500,
-        n_strong=128,
         n_curve=128,
-        size=64,
-        epochs=6,
-        batch=64,
+        size=32,
+        epochs=12,
+        batch=32,
         inception_width=0.25,
         cnn_width=0.5,
         seeds=3,
-        strong_steps=50,
-        strong_restarts=5,
+        craft_steps=3,
         paper_recipe=False,
         workers=0,
     ),
@@ -108,7 +103,6 @@ SCALES = {
         n_test=100_000,
         n_pool=400_000,
         n_attack=10_000,
-        n_strong=1000,
         n_curve=2000,
         size=64,
         epochs=150,
@@ -116,8 +110,7 @@ SCALES = {
         inception_width=1.0,
         cnn_width=1.0,
         seeds=3,
-        strong_steps=50,
-        strong_restarts=5,
+        craft_steps=10,
         paper_recipe=True,
         workers=4,
     ),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .plan import ALONE, DEFENDED, MATRICES, SIX
+from .plan import ALONE, DEFENDED, MATRICES, SIX, STRONG
 from .results import Results, in_units
 
 __all__ = ["TABLES", "Table", "markdown"]
@@ -108,12 +108,13 @@ def _sweep(results: Results) -> Table:
 
 
 def _strongest(results: Results) -> Table:
+    rows = [*SHOWN, *STRONG]
     lines = []
     for name in ALONE:
-        worst = results.worst(name)
-        lines.append([name, *(str(number) for number in worst.values())])
-    head = ["clean", "FGSM", "PGD-10", "strong, cross-entropy", "strong, redshift", "strongest"]
-    return ["eta [%]", *head], lines
+        cells = [str(results.number(name, row, metric)) for metric in METRICS[1:] for row in rows]
+        lines.append([name, *cells, str(len(results.seeds(name)))])
+    head = [f"{HEADS[metric]} {row}" for metric in METRICS[1:] for row in rows]
+    return ["network", *head, "seeds"], lines
 
 
 def _transfer(results: Results) -> Table:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from advphotoz import AdversarialTrainer, models
+from advphotoz import AdversarialTrainer, CrossEntropy, fast_autocast, models
 from advphotoz.attacks import Attack
 from advphotoz.datasets import random_dihedral
 from advphotoz.evaluation import evaluate, robustness_curve, transfer_matrix
@@ -22,8 +22,6 @@ from .steps import write_json
 
 __all__ = ["Work"]
 
-AUTOCAST = torch.bfloat16
-
 
 class Work:
     """The galaxies and the folder of trained networks, and what is done with them."""
@@ -31,6 +29,7 @@ class Work:
     def __init__(self, scale: Scale, galaxies: Galaxies, out: Path) -> None:
         self.scale, self.galaxies, self.out = scale, galaxies, out
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.autocast = fast_autocast(self.device)
 
     def build(self, training: Training) -> nn.Module:
         """Return a network with its initial weights, drawn from the seed of the training."""
@@ -47,26 +46,30 @@ class Work:
         scale = self.scale
         model = self.build(training)
         optimizer: torch.optim.Optimizer
-        scheduler: CosineAnnealingLR | ReduceLROnPlateau
+        scheduler: OneCycleLR | ReduceLROnPlateau
+        objective = OBJECTIVE
+        sample = self.galaxies.training(training.seed)
         if scale.paper_recipe:
             optimizer = torch.optim.Adam(model.parameters(), lr=0.01, eps=0.1)
             scheduler = ReduceLROnPlateau(optimizer, factor=0.8, patience=5)
         else:
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-            scheduler = CosineAnnealingLR(optimizer, scale.epochs)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
+            total = scale.epochs * -(-len(sample) // scale.batch)
+            scheduler = OneCycleLR(optimizer, 2e-3, total_steps=total)
+            objective = CrossEntropy(BINS, width=0.008)
         trainer = AdversarialTrainer(
             model,
             optimizer,
             training.attack,
             training.fraction,
-            OBJECTIVE,
+            objective,
             scheduler=scheduler,
+            scheduler_step="epoch" if scale.paper_recipe else "step",
             transform=random_dihedral,
-            autocast=AUTOCAST,
+            autocast=self.autocast,
             seed=training.seed,
         )
         shuffle = torch.Generator().manual_seed(training.seed)
-        sample = self.galaxies.training(training.seed)
         loader = DataLoader(
             sample, scale.batch, shuffle=True, generator=shuffle, num_workers=scale.workers
         )
@@ -100,7 +103,7 @@ class Work:
             attacks,
             BINS,
             objective=OBJECTIVE,
-            autocast=AUTOCAST,
+            autocast=self.autocast,
             checks=checks,
             check_samples=min(64, n),
         )
@@ -118,7 +121,7 @@ class Work:
             BINS,
             sources=sources,
             objective=OBJECTIVE,
-            autocast=AUTOCAST,
+            autocast=self.autocast,
         ).save(path)
 
     def curve(self, training: Training, path: Path) -> None:
@@ -130,5 +133,5 @@ class Work:
             GRID,
             BINS,
             objective=OBJECTIVE,
-            autocast=AUTOCAST,
+            autocast=self.autocast,
         ).save(path)

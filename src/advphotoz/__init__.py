@@ -21,6 +21,7 @@ from advphotoz.attacks import (
 )
 from advphotoz.evaluation import evaluate, robustness_curve
 from advphotoz.memory import keep_freed_memory
+from advphotoz.mixed_precision import fast_autocast
 from advphotoz.objectives import (
     CrossEntropy,
     NegativeLogLikelihood,
@@ -60,6 +61,7 @@ __all__ = [
     "ZeroPoint",
     "datasets",
     "evaluate",
+    "fast_autocast",
     "keep_freed_memory",
     "l2_eps_from_linf",
     "l2_pgd",

@@ -10,15 +10,23 @@ from functools import cache
 
 import numpy as np
 
+from advphotoz.datasets.simulation.observing import Conditions
 from advphotoz.datasets.simulation.sdss import (
     PIXEL,
-    PSF_FWHM,
     Array,
     asinh_magnitude,
     asinh_magnitude_error,
     pixel_sigma,
 )
-from advphotoz.datasets.simulation.spectra import REST, band_flux, blackbody, tables, template
+from advphotoz.datasets.simulation.spectra import (
+    REST,
+    band_flux,
+    blackbody,
+    deviation,
+    tables,
+    template,
+    with_emission_lines,
+)
 
 __all__ = ["Galaxy", "Source", "draw_galaxy", "draw_neighbours", "draw_photometry"]
 
@@ -26,6 +34,8 @@ M_STAR, ALPHA = -21.21, -1.05
 """r-band luminosity function of Blanton et al. 2003 (ApJ 592, 819), h = 0.7."""
 EVOLUTION = 0.7
 """Magnitudes per unit redshift by which galaxies were brighter; 1.6 in the paper, see the docs."""
+FLOOR = 0.0023
+"""Relative error of a flux below which the real catalogue's hardly fall."""
 NEIGHBOURS_PER_ARCMIN2 = 9.0
 """Stars and galaxies with 15 < r < 22 at high Galactic latitude."""
 
@@ -78,6 +88,21 @@ def _cumulative(r_max: float) -> tuple[Array, Array, Array]:
     return total / total[-1], magnitude, r
 
 
+def line_width(kind: float, relative: float) -> float:
+    """Return the typical equivalent width of H alpha in a disk, in Angstrom.
+
+    From 1.5 in E to some 70 in Im of luminosity L*; integrated spectra have 0 in E and S0, with
+    [N II] 20 to 150 in late spirals and irregulars (Kennicutt 1998, ARA&A 36, 189). kind is the
+    number of the template, relative M - M*.
+    """
+    return float(np.interp(kind, [0, 1, 2, 3], [1.5, 15, 35, 70]) * 10 ** (0.12 * relative))
+
+
+def line_ratios(relative: float) -> Array:
+    """Return the typical ([O III] 5007, [N II] 6584) over H alpha: metals rise with luminosity."""
+    return np.array([0.2, 0.4]) * 10 ** (np.array([0.12, -0.12]) * relative)
+
+
 def draw_galaxy(rng: np.random.Generator, r_max: float) -> Galaxy:
     """Draw one galaxy of a sample limited at r < r_max before Galactic reddening."""
     t = tables()
@@ -90,18 +115,25 @@ def draw_galaxy(rng: np.random.Generator, r_max: float) -> Galaxy:
     relative = magnitudes[j] - M_STAR  # bright galaxies are negative
     ebv = float(np.clip(rng.gamma(1.8, 0.02), 0.004, 0.3))
 
-    early = rng.random() < np.clip(0.53 - 0.12 * relative, 0.05, 0.9)
+    early = rng.random() < np.clip(0.53 - 0.12 * relative - 0.3 * (z - 0.1), 0.05, 0.9)
     tilt = np.log(REST / 5500)
     if early:
-        disk = template(rng.uniform(0, 0.6))
+        kind = rng.uniform(0, 0.6)
+        disk = template(kind)
         share = rng.beta(5, 2)
     else:
-        depth = 1.6 * min(rng.exponential(0.12), 0.5)  # of the disk's own dust, at 5500 Angstrom
-        disk = template(np.clip(rng.normal(1.6 + 0.35 * relative, 0.6), 0.3, 3))
+        # Of the disk's own dust, at 5500 Angstrom; luminous galaxies have more of it.
+        depth = 1.6 * min(rng.exponential(0.16), 0.5) * 10 ** (-0.15 * relative)
+        mean = 1.6 + 0.35 * relative + (z - 0.1)
+        kind = float(np.clip(rng.normal(mean, 0.6), 0.3, 3))
+        disk = template(kind)
         disk = disk - depth * (REST / 5500) ** -0.7
         share = rng.beta(1.2, 4)
-    disk = disk + rng.normal(0, 0.12) * tilt
-    bulge = template(0) + rng.normal(0, 0.12) * tilt
+    disk = disk + rng.normal(0, 0.1) * tilt + deviation(rng)
+    bulge = template(0) + rng.normal(0, 0.1) * tilt + deviation(rng)
+    width = line_width(kind, relative) * np.exp(rng.normal(0, 0.5))
+    o3, n2 = line_ratios(relative) * np.exp(rng.normal(0, [0.5, 0.2]))
+    disk = with_emission_lines(disk, float(width), float(o3), float(n2))
 
     total = 10 ** (0.4 * (22.5 - r))
     fluxes = []
@@ -143,16 +175,21 @@ def draw_neighbours(rng: np.random.Generator, ebv: float, side: float) -> list[S
     return sources
 
 
-def draw_photometry(rng: np.random.Generator, galaxy: Galaxy) -> tuple[Array, Array]:
+def draw_photometry(
+    rng: np.random.Generator, galaxy: Galaxy, conditions: Conditions
+) -> tuple[Array, Array]:
     """Draw the observed magnitudes (5,) of a galaxy and return them with their errors (5,).
 
     Fitting a profile known in advance collects the noise of 4 pi s^2 / pixel^2 pixels, where s is
     the Gaussian width of the profile seen through the point-spread function. Real errors of a fit
-    whose size and shape are free are larger: here those of 1.5 times the area.
+    whose size and shape are free are larger: here those of 1.5 times the area, and never below
+    FLOOR. Errors of calibration and the residual of the sky move the flux and no error tells.
     """
     share = galaxy.disk.flux[2] / galaxy.flux[2]
     radius = share * galaxy.disk.radius + (1 - share) * galaxy.bulge.radius
-    width2 = (PSF_FWHM / 2.355) ** 2 + (radius / 1.177) ** 2
-    sigma = pixel_sigma(galaxy.flux, 6 * np.pi * width2 / PIXEL**2)
-    flux = galaxy.flux + rng.normal(0, 1, 5) * sigma
+    width2 = (conditions.fwhm / 2.355) ** 2 + (radius / 1.177) ** 2
+    n_pixels = 6 * np.pi * width2 / PIXEL**2
+    seen = conditions.calibration * galaxy.flux
+    sigma = np.hypot(pixel_sigma(seen, conditions.sky, n_pixels), FLOOR * seen)
+    flux = seen + n_pixels * conditions.residual + rng.normal(0, 1, 5) * sigma
     return asinh_magnitude(flux), asinh_magnitude_error(flux, sigma)

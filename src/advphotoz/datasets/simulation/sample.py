@@ -20,7 +20,7 @@ from advphotoz.datasets.simulation.workers import Chunk, draw_chunks
 
 __all__ = ["available_cores", "simulate"]
 
-VERSION = 2
+VERSION = 3
 """To be raised whenever the same settings give other pixels: old caches are then left alone."""
 CHUNK = 128
 """Galaxies per file, about a second's work: what an interrupted run loses per process."""

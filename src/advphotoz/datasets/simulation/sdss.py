@@ -38,15 +38,17 @@ ASINH_SOFTENING = np.array([1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10])
 """The b of Lupton, Gunn & Szalay 1999 (AJ 118, 1406) that SDSS uses."""
 
 
-def pixel_sigma(image: npt.NDArray[np.floating], n_pixels: float = 1.0) -> Array:
+def pixel_sigma(
+    image: npt.NDArray[np.floating], sky: Array = SKY_SIGMA, n_pixels: float | Array = 1.0
+) -> Array:
     """Return the noise of the flux in n_pixels that hold the source flux image (bands first).
 
-    sigma^2 = n_pixels sky^2 + f / (electrons per nanomaggy): sky and read-out, then the photons
-    of the source itself.
+    sigma^2 = n_pixels sky^2 + f / (electrons per nanomaggy): sky and read-out, sky (5,) in
+    nanomaggies per pixel, then the photons of the source itself.
     """
     by_band = (slice(None),) + (None,) * (image.ndim - 1)
     photons = np.maximum(image, 0.0) * NMGY_PER_ELECTRON[by_band]
-    return np.asarray(np.sqrt(n_pixels * SKY_SIGMA[by_band] ** 2 + photons))
+    return np.asarray(np.sqrt(n_pixels * sky[by_band] ** 2 + photons))
 
 
 def asinh_magnitude(flux: Array) -> Array:

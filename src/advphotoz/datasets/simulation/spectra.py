@@ -11,7 +11,16 @@ import numpy as np
 from advphotoz._checks import require
 from advphotoz.datasets.simulation.sdss import BANDS, Array
 
-__all__ = ["REST", "Tables", "band_flux", "blackbody", "tables", "template"]
+__all__ = [
+    "REST",
+    "Tables",
+    "band_flux",
+    "blackbody",
+    "deviation",
+    "tables",
+    "template",
+    "with_emission_lines",
+]
 
 REST = np.arange(900.0, 12000.0, 5.0)
 """Wavelengths of the templates, in Angstrom, in the rest frame."""
@@ -20,10 +29,10 @@ OBSERVED = np.arange(2900.0, 11300.0, 10.0)
 REPAIR_AT = np.array([2600, 3000, 3300, 3600, 3900, 4200, 4600, 5100, 5700, 6500, 7500, 8800.0])
 REPAIR_MAG = np.array(
     [
-        [-0.25, -0.26, -0.21, -0.01, 0.07, 0.08, 0.02, -0.03, 0.00, -0.05, 0.01, 0.02],
-        [0.11, 0.08, 0.05, -0.03, -0.13, -0.07, 0.08, 0.05, 0.00, 0.08, 0.02, -0.10],
-        [0.04, 0.04, 0.02, 0.00, 0.00, 0.06, 0.09, 0.03, 0.00, 0.12, 0.06, 0.06],
-        [0.04, 0.04, 0.02, 0.00, 0.00, 0.06, 0.09, 0.03, 0.00, 0.12, 0.06, 0.06],
+        [-0.34, -0.28, -0.20, -0.01, 0.09, 0.08, 0.02, -0.03, 0.00, -0.04, 0.01, 0.03],
+        [0.11, 0.08, 0.04, -0.06, -0.12, -0.07, 0.04, 0.04, 0.00, 0.02, 0.00, -0.12],
+        [0.04, 0.02, -0.01, -0.05, -0.03, 0.02, 0.04, 0.01, 0.00, -0.01, 0.02, 0.03],
+        [0.04, 0.02, -0.01, -0.05, -0.03, 0.02, 0.04, 0.01, 0.00, -0.01, 0.02, 0.03],
     ]
 )
 """Magnitudes by which E, Sbc, Scd, Im are brightened at REPAIR_AT (Angstrom, rest frame).
@@ -33,6 +42,12 @@ blue in r-i. The values are a least-squares fit to the median colours of real ga
 redshift: the red sequence for E, galaxies of the template's own u-r for Sbc and Scd. Too few real
 ones are as blue as Im, which takes the values of Scd. docs/galaxies.md has the figures.
 """
+
+DEVIATES_AT = np.array([2600, 3100, 3700, 4400, 5250, 6250, 7450, 8900, 10600.0])
+DEVIATION = np.array([0.08, 0.06, 0.04, 0.018, 0.01, 0.01, 0.01, 0.01, 0.01])
+"""Scatter of ln f_lambda about the templates at DEVIATES_AT (Angstrom, rest frame)."""
+LINE_WIDTH = 8.0
+"""Gaussian sigma in Angstrom: far narrower than a filter, wide enough for the grids here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +109,39 @@ def template(t: float) -> Array:
     logs = tables().log_templates
     low = min(int(t), 2)
     return np.asarray(logs[low] * (1 - t + low) + logs[low + 1] * (t - low))
+
+
+def deviation(rng: np.random.Generator) -> Array:
+    """Draw a smooth departure from a template, to be added to its ln f_lambda.
+
+    Independent at the knots DEVIATES_AT and linear in ln lambda between them; the amplitude is
+    lognormal, so that some galaxies are much odder than others.
+    """
+    size = DEVIATION * np.exp(rng.normal(0, 0.4))
+    knots = rng.normal(0, 1, len(size)) * size
+    return np.asarray(np.interp(np.log(REST), np.log(DEVIATES_AT), knots))
+
+
+def _line(wavelength: float, flux: float) -> Array:
+    """Return f_lambda of an emission line of that flux."""
+    x = (REST - wavelength) / LINE_WIDTH
+    return np.asarray(flux * np.exp(-0.5 * x**2) / (np.sqrt(2 * np.pi) * LINE_WIDTH))
+
+
+_BALMER = _line(3728, 0.5) + _line(4861, 0.25) + _line(6563, 1.0) + _line(6724, 0.35)
+_O3 = _line(5007, 1.0) + _line(4959, 1 / 3)
+_N2 = _line(6584, 1.0) + _line(6548, 1 / 3)
+
+
+def with_emission_lines(log_sed: Array, width: float, o3: float, n2: float) -> Array:
+    """Return ln f_lambda with the lines of H II regions added.
+
+    width is the equivalent width of H alpha in Angstrom, o3 and n2 the fluxes of [O III] 5007 and
+    [N II] 6584 over that of H alpha. H beta, 0.25, is a Balmer decrement of 2.86 with A_V of about
+    1; [O II], 0.5, and [S II], 0.35, are round values for spirals.
+    """
+    profile = width * (_BALMER + o3 * _O3 + n2 * _N2)
+    return log_sed + np.log1p(profile * np.exp(np.interp(6563, REST, log_sed) - log_sed))
 
 
 def blackbody(temperature: float) -> Array:
