@@ -18,6 +18,7 @@ from advphotoz.attacks import (
     WorstOf,
     ZeroGradientWarning,
     l2_pgd,
+    standard,
 )
 from advphotoz.evaluation import evaluate, robustness_curve
 from advphotoz.memory import keep_freed_memory
@@ -69,4 +70,5 @@ __all__ = [
     "mix_adversarial",
     "models",
     "robustness_curve",
+    "standard",
 ]

@@ -9,6 +9,7 @@ from advphotoz.attacks.noise import UniformNoise
 from advphotoz.attacks.pgd import PGD, l2_pgd
 from advphotoz.attacks.problem import Problem
 from advphotoz.attacks.square import Square
+from advphotoz.attacks.standard import standard
 from advphotoz.attacks.worst_of import WorstOf
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "WorstOf",
     "ZeroGradientWarning",
     "l2_pgd",
+    "standard",
 ]

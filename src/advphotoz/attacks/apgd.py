@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from advphotoz.attacks.contract import Budget
 from advphotoz.attacks.gradient import GradientAttack
 from advphotoz.attacks.problem import Problem
 
@@ -63,6 +64,11 @@ class APGD(GradientAttack):
     """
 
     steps: int = 20
+
+    @property
+    def budget(self) -> Budget:
+        """What it asks of the network."""
+        return Budget(gradients=self.steps * self.restarts, forward=self.restarts)
 
     @override
     def search(self, problem: Problem, start: Tensor) -> Tensor:

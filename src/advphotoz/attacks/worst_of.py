@@ -17,6 +17,7 @@ from advphotoz._model import untouched, unwrapped
 from advphotoz._random import Generator, SampleGenerators
 from advphotoz.attacks.contract import (
     Attack,
+    Budget,
     Found,
     attack_name,
     bind_objective,
@@ -183,6 +184,18 @@ class WorstOf:
         """Whether any of the attacks does; None if that is not known."""
         known = [follows_gradients(attack) for attack in self.attacks]
         return True if True in known else None if None in known else False
+
+    @property
+    def budget(self) -> Budget | None:
+        """What it asks of the network, the comparison included; None if an attack does not say."""
+        parts = [getattr(attack, "budget", None) for attack in self.attacks]
+        if any(part is None for part in parts):
+            return None
+        compared = len(parts) + (self.enough is not None)
+        return Budget(
+            self.draws * sum(part.gradients for part in parts),
+            self.draws * (sum(part.forward for part in parts) + compared),
+        )
 
     def only(self, gradients: bool) -> Self | None:
         """Return the same with those attacks alone that follow gradients, or that do not.

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advphotoz._random import Generator
+from advphotoz._random import Generator, draw
+from advphotoz._rounding import compute_dtype
 
-__all__ = ["PerturbationSet", "per_sample_factor", "span"]
+__all__ = ["PerturbationSet", "log_steps", "per_sample_factor", "span"]
 
 
 class PerturbationSet(ABC):
@@ -115,12 +116,15 @@ class PerturbationSet(ABC):
             The parameters to change; None for a first candidate.
         share : float
             How much of p changes, in (0, 1]; a search lowers it as it goes. Here p moves by a draw
-            from the set times twice this number, and is brought back inside.
+            from the set times a step between 2 and 2 `share`, uniform in its logarithm, and is
+            brought back inside.
         generator : Generator
             What is drawn from.
         """
         drawn = self.sample(x, generator)
-        return drawn if p is None else self.project(x, p + 2 * share * drawn)
+        if p is None:
+            return drawn
+        return self.project(x, p + per_sample_factor(log_steps(x, share, generator), p) * drawn)
 
     def physical(self, p: Tensor) -> Tensor:
         """Return parameters in physical units, for a report."""
@@ -132,6 +136,12 @@ def span(budget: float | Sequence[float]) -> str:
     values = budget if isinstance(budget, Sequence) else (budget,)
     low, high = min(values), max(values)
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def log_steps(x: Tensor, share: float, generator: Generator) -> Tensor:
+    """Draw one step per sample between 2 and 2 share, uniform in its logarithm, (N,)."""
+    unit = draw(torch.rand, (len(x),), generator, x.device, compute_dtype(x))
+    return 2 * share**unit
 
 
 def per_sample_factor(fraction: float | Tensor, p: Tensor) -> Any:
