@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from advphotoz import (
     RedshiftError,
     SignedRedshift,
     Square,
+    ZeroGradientWarning,
     ZeroPoint,
     evaluate,
     standard,
@@ -66,14 +68,10 @@ def galaxies(n: int = 24) -> tuple[Tensor, Tensor]:
 @functools.cache
 def report(fault: str, **settings: int):
     x, z = galaxies()
-    return evaluate(
-        Photoz(fault),
-        [(x, z)],
-        {"standard": standard(0.3, BINS, **settings)},
-        BINS,
-        progress=False,
-        bootstrap=0,
-    )
+    attacks = {"standard": standard(0.3, BINS, **settings)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroGradientWarning)  # it is why some of them are here
+        return evaluate(Photoz(fault), [(x, z)], attacks, BINS, progress=False, bootstrap=0)
 
 
 def damage(fault: str) -> float:
@@ -108,7 +106,7 @@ def test_rounding_is_unmasked() -> None:
 
 
 def test_a_saturated_softmax_is_unmasked_by_the_likelihood() -> None:
-    model, (x, z) = Photoz("saturated"), galaxies()
+    model, (x, _) = Photoz("saturated"), galaxies()
     with torch.enable_grad():
         probe = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(BINS.redshift(model(probe)).sum(), probe)
@@ -165,9 +163,16 @@ def test_its_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"draws": 3}, {"enough": 10.0}, {"enough": 10.0, "draws": 2}]
+    ("chosen", "settings"),
+    [
+        (LinfBall(0.1), {}),
+        (L2Ball(0.1), {}),
+        (ZeroPoint(0.1), {}),
+        (LinfBall(0.1), {"draws": 2}),
+        (LinfBall(0.1), {"enough": 10.0, "draws": 2}),
+    ],
+    ids=repr,
 )
-@pytest.mark.parametrize("chosen", [LinfBall(0.1), L2Ball(0.1), ZeroPoint(0.1)], ids=repr)
 def test_its_budget_is_what_is_counted(chosen, settings) -> None:
     model, x, z, context, _ = two_inputs(size=6)
     readout = RedshiftBins(0.0, 1.0, 20)
@@ -183,22 +188,11 @@ def test_its_budget_is_what_is_counted(chosen, settings) -> None:
         assert attack.budget == Budget(gradients=50, forward=107)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "settings"),
-    [
-        (LinfBall([0.1, 0.2, 0.1, 0.1, 0.1]), {}),
-        (L2Ball(0.1), {}),
-        (ZeroPoint(0.1), {}),
-        (LinfBall(0.1), {"enough": 0.2}),
-        (LinfBall(0.1), {"draws": 2}),
-    ],
-    ids=repr,
-)
-def test_contract(chosen, settings) -> None:
-    attack = standard(chosen, RedshiftBins(0.0, 1.0, 10), **settings)
-    short = [part.scaled(1.0) if not hasattr(part, "steps") else part for part in attack.attacks]
-    small = [type(p)(p.set, 3, objective=p.objective) for p in short]  # the same kinds, shorter
-    check_attack(advphotoz.WorstOf(small, attack.objective, **settings), chosen)
+@pytest.mark.parametrize("settings", [{"enough": 0.2}, {"draws": 2}], ids=repr)
+def test_contract(settings) -> None:
+    attack = standard(0.1, RedshiftBins(0.0, 1.0, 10), **settings)
+    short = [type(part)(part.set, 2, objective=part.objective) for part in attack.attacks]
+    check_attack(advphotoz.WorstOf(short, attack.objective, **settings), LinfBall(0.1))
 
 
 @pytest.mark.parametrize(
