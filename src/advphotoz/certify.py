@@ -302,7 +302,8 @@ def largest_provable_ratio(draws: int, confidence: float = 0.999) -> float:
 
     .. math:: \Phi(r)^n = (1 - \mathrm{confidence}) / 2
 
-    Beyond it not even the smallest draw is a lower bound of the quantile.
+    Beyond it not even the smallest draw is a lower bound of the quantile. 0 where the draws are too
+    few for eps = 0.
 
     Examples
     --------
