@@ -22,7 +22,7 @@ from advphotoz._rounding import compute_dtype
 from advphotoz.provenance import sample_digests
 from advphotoz.redshift import Readout
 
-__all__ = ["CertifiedRedshift", "MedianSmoothing", "largest_provable_ratio"]
+__all__ = ["CertifiedRedshift", "MedianSmoothing", "certificate", "largest_provable_ratio"]
 
 BLOCK = 32  # noisy images that are drawn at a time; part of what a seed means
 
@@ -220,13 +220,10 @@ class MedianSmoothing(nn.Module):
         confidence: float = 0.999,
         progress: bool = True,
     ) -> CertifiedRedshift:
-        r"""Return redshifts and the intervals that no change of L2 norm at most eps leaves.
+        """Return redshifts and the intervals that no change of L2 norm at most eps leaves.
 
-        Of n draws in order the k-th is a lower bound of the quantile at
-        :math:`p = \Phi(-\varepsilon / \sigma)` with the probability that at least k of n draws lie
-        below it, :math:`P[B(n, p) \ge k]`; the largest k is taken for which this is at least
-        :math:`1 - (1 - \mathrm{confidence}) / 2`, and the upper end likewise. The network is in
-        eval mode, and left as it was.
+        The network is in eval mode, and left as it was. For several eps draw once, with `samples`,
+        and call `certificate` for each.
 
         Parameters
         ----------
@@ -236,7 +233,7 @@ class MedianSmoothing(nn.Module):
             The other inputs of the network.
         eps : float
             Largest L2 norm of a change, over all bands and pixels, in the units of the image. A
-            change of e in each of d pixels has the norm :math:`e \sqrt{d}`.
+            change of e in each of d pixels has the norm e sqrt(d).
         confidence : float
             Probability, per sample, that the interval is right.
         progress : bool
@@ -246,15 +243,8 @@ class MedianSmoothing(nn.Module):
         ------
         ValueError, TypeError
             For an eps or a confidence that makes no sense, or images that are none.
-
-        Notes
-        -----
-        The interval is for the exact median, that of infinitely many draws. The median of a few
-        draws scatters around it.
         """
-        eps = float(eps)
-        if not 0 <= eps < math.inf:
-            raise ValueError(f"eps must be finite and not negative, got {eps}")
+        _check_eps(eps)
         _check_confidence(confidence)
         total = len(x) * self.draws
         with (
@@ -262,15 +252,8 @@ class MedianSmoothing(nn.Module):
             untouched(self, x.device),
             tqdm(total=total, disable=not progress, desc="certify", unit="image") as bar,
         ):
-            z = self.samples(x, context, bar.update).sort(dim=1).values
-        orders = _orders(self.draws, eps / self.sigma, confidence)
-        low = torch.full_like(z[:, 0], -math.inf)
-        high = torch.full_like(low, math.inf)
-        if orders is not None:
-            low, high = z[:, orders[0] - 1].clone(), z[:, orders[1] - 1].clone()
-        return CertifiedRedshift(
-            _middle(z), low, high, eps, self.sigma, self.draws, float(confidence)
-        )
+            samples = self.samples(x, context, bar.update)
+        return certificate(samples, self.sigma, eps, confidence)
 
     @override
     def extra_repr(self) -> str:
@@ -295,6 +278,52 @@ class MedianSmoothing(nn.Module):
         # One block of activations is kept at a time, whatever the number of draws.
         found: Tensor = checkpoint(redshifts, x, *context, use_reentrant=False)
         return found
+
+
+def certificate(
+    samples: Tensor, sigma: float, eps: float, confidence: float = 0.999
+) -> CertifiedRedshift:
+    r"""Return medians of draws, and intervals that no change of L2 norm at most eps leaves.
+
+    Of n draws in order the k-th is a lower bound of the quantile at
+    :math:`p = \Phi(-\varepsilon / \sigma)` with the probability that at least k of n draws lie
+    below it, :math:`P[B(n, p) \ge k]`; the largest k is taken for which this is at least
+    :math:`1 - (1 - \mathrm{confidence}) / 2`, and the upper end likewise.
+
+    Parameters
+    ----------
+    samples : Tensor, (N, draws)
+        Redshifts under independent Gaussian noise on the image.
+    sigma : float
+        Standard deviation of that noise in every pixel.
+    eps : float
+        Largest L2 norm of a change.
+    confidence : float
+        Probability, per sample, that the interval is right.
+
+    Notes
+    -----
+    The interval is for the exact median, that of infinitely many draws. The median of a few draws
+    scatters around it.
+
+    Examples
+    --------
+    >>> draws = 0.3 + 0.01 * torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    >>> found = certificate(draws, sigma=0.1, eps=0.1)
+    >>> found.low, found.redshift, found.high
+    (tensor([0.2885]), tensor([0.2999]), tensor([0.3123]))
+    """
+    _check_eps(eps)
+    _check_confidence(confidence)
+    ordered = samples.sort(dim=1).values
+    draws = ordered.shape[1]
+    orders = _orders(draws, eps / sigma, confidence)
+    low = ordered.new_full((len(ordered),), -math.inf)
+    high = ordered.new_full((len(ordered),), math.inf)
+    if orders is not None:
+        low, high = ordered[:, orders[0] - 1].clone(), ordered[:, orders[1] - 1].clone()
+    given = float(eps), float(sigma), draws, float(confidence)
+    return CertifiedRedshift(_middle(samples), low, high, *given)
 
 
 def largest_provable_ratio(draws: int, confidence: float = 0.999) -> float:
@@ -342,6 +371,11 @@ def _positive(value: Any, name: str) -> float:
     if isinstance(radius, tuple) or radius <= 0:
         raise ValueError(f"{name} must be one positive number, got {value!r}")
     return radius
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be finite and not negative, got {eps}")
 
 
 def _check_confidence(confidence: float) -> None:
