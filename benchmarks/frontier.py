@@ -237,17 +237,14 @@ def draw(results: dict[str, Runs], path: Path) -> None:
             clean, attacked = (
                 [mean(runs, part, k) for runs in points] for part in ("clean", "attacked")
             )
-            ax.plot(
-                clean,
-                attacked,
-                marker="s" if bar else "o",
-                linestyle="--" if bar else "-",
-                color=colours[number % len(colours)],
-                label=name if k == 0 else None,
-            )
+            style = {"color": colours[number % len(colours)], "marker": "s" if bar else "o"}
+            line = "--" if bar else "-"
+            ax.plot(clean, attacked, line, **style, label=name if k == 0 else None, markersize=4)
+            ax.plot(clean[-1:], attacked[-1:], **style, markersize=8)  # the largest budget
     for ax, what in zip(axes, ("$\\sigma_{MAD}$ [$10^{-3}$]", "$\\eta$ [%]"), strict=True):
-        ax.set(xlabel=f"{what}, clean", ylabel=f"{what}, attacked", yscale="log")
-        ax.grid(alpha=0.3, which="both")
+        ax.set(xlabel=f"{what}, clean", ylabel=f"{what}, attacked", xlim=ax.get_xlim(), ylim=0)
+        ax.axline((0, 0), slope=1, color="0.7", linewidth=1, zorder=0)  # an attack without effect
+        ax.grid(alpha=0.3)
     fig.legend(loc="outside right upper", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=150)

@@ -298,6 +298,8 @@ def test_the_schedule_follows_its_equation(epochs, start, shares, front):
     # Two batches of training, then one of validation: always at full size.
     expected = [value for share in shares for value in (share * EPS, share * EPS, EPS)]
     assert told == pytest.approx(expected)
+    run.loss.start_epoch(0)
+    assert attack.current is attack.attack  # what the caller holds is left alone
 
 
 def test_the_schedule_scales_what_is_found():

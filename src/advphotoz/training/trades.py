@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +91,9 @@ class TRADES:
         self.beta = float(beta)
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"beta must be finite and not negative, got {beta!r}")
-        self.objective, self.bins, self.attack = objective, bins, _check_attack(attack)
+        self.objective, self.bins = objective, bins
+        # A copy: one that changes from epoch to epoch changes for this training alone.
+        self.attack = copy.copy(_check_attack(attack))
 
     def __call__(
         self, model: Callable[..., Any], batch: Batch, generator: torch.Generator
