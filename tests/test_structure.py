@@ -25,6 +25,7 @@ LAYERS = {
     "helpers": 0,
     "nouns": 1,
     "attacks": 2,
+    "certify": 3,
     "training": 3,
     "evaluation": 3,
     "plotting": 4,

@@ -5,6 +5,7 @@ from advphotoz.attacks.contract import Attack, Found, ZeroGradientWarning
 from advphotoz.attacks.fgsm import FGSM
 from advphotoz.attacks.gradient import GradientAttack
 from advphotoz.attacks.noise import UniformNoise
+from advphotoz.attacks.noise_fgsm import NoiseFGSM
 from advphotoz.attacks.pgd import PGD, l2_pgd
 from advphotoz.attacks.problem import Problem
 from advphotoz.attacks.worst_of import WorstOf
@@ -15,6 +16,7 @@ __all__ = [
     "Attack",
     "Found",
     "GradientAttack",
+    "NoiseFGSM",
     "Problem",
     "SampleGenerators",
     "UniformNoise",

@@ -13,7 +13,7 @@ from advphotoz._model import unwrapped
 from advphotoz.attacks.contract import Attack, attack_name, check_result, perturbations_of
 from advphotoz.batch import Batch, parse_batch
 
-__all__ = ["check_indexed", "mix_adversarial", "mixed"]
+__all__ = ["check_indexed", "crafted", "mix_adversarial", "mixed"]
 
 
 def mix_adversarial(
@@ -104,21 +104,34 @@ def mixed(
         return batch
     device = x.device if generator is None else generator.device
     rows = torch.randperm(len(x), generator=generator, device=device)[:count].to(x.device)
-    chosen = batch.rows(rows)
-    # An attack that remembers samples is told which they are.
-    told: dict[str, Any] = {"index": chosen.index} if getattr(attack, "takes_index", False) else {}
-    changes = perturbations_of(attack)
+    new = crafted(model, batch.rows(rows), attack, generator)
     context = batch.context
+    if _changes_context(attack):
+        context = tuple(_replaced(c, rows, n) for c, n in zip(context, new.context, strict=True))
+    return batch._replace(x=_replaced(x.detach(), rows, new.x), context=context)
+
+
+def crafted(
+    model: Callable[..., Any], batch: Batch, attack: Attack, generator: torch.Generator | None
+) -> Batch:
+    """Attack every sample of a batch, against the model as it is."""
+    # An attack that remembers samples is told which they are.
+    told: dict[str, Any] = {"index": batch.index} if getattr(attack, "takes_index", False) else {}
     inner = unwrapped(model)  # no attack can differentiate through a wrapper for many processes
-    if changes is not None and changes.changes_context:
+    x, context, target, _ = batch
+    if _changes_context(attack):
         find: Any = attack.find  # type: ignore[attr-defined]  # a set that does so has it
-        found = find(inner, chosen.x, chosen.target, chosen.context, generator, **told)
-        x_adv = found.x
-        context = tuple(_replaced(c, rows, n) for c, n in zip(context, found.context, strict=True))
+        found = find(inner, x, target, context, generator, **told)
+        x_adv, context = found.x, found.context
     else:
-        x_adv = attack(inner, chosen.x, chosen.target, chosen.context, generator, **told)
-    x_adv = check_result(x_adv, chosen.x, attack_name(attack))
-    return batch._replace(x=_replaced(x.detach(), rows, x_adv), context=context)
+        x_adv = attack(inner, x, target, context, generator, **told)
+    x_adv = check_result(x_adv, x, attack_name(attack))
+    return batch._replace(x=x_adv, context=context)
+
+
+def _changes_context(attack: Attack) -> bool:
+    changes = perturbations_of(attack)
+    return changes is not None and changes.changes_context
 
 
 def _replaced(values: Tensor, rows: Tensor, new: Tensor) -> Tensor:
