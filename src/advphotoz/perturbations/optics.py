@@ -1,7 +1,7 @@
 r"""Errors of the optics and the astrometry: the width of the PSF, and bands out of register.
 
-Both act on the Fourier transform of the image, after it has been continued by its mirror image, so
-that what leaves at one edge does not come back at the other.
+Both act on the Fourier transform of the image, after it has been continued beyond its edges, so that
+what leaves on one side does not come back on the other.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Context = tuple[Tensor, ...]
 
 # log MTF of a Moffat profile of half-integer beta: exp(-x) times a polynomial of x = k alpha.
 POLYNOMIALS = {2.5: (1.0, 1.0), 3.5: (1.0, 1.0, 1 / 3), 4.5: (1.0, 1.0, 2 / 5, 1 / 15)}
-MARGIN = 4.0  # FWHM by which an image is continued
-SHIFT_MARGIN = 8  # pixels by which it is continued for a shift
+MARGIN = 6.0  # FWHM between opposite edges of a continued image
+SHIFT_MARGIN = 16  # pixels between them for a shift
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,10 @@ class Shift(Box):
 
 
 class Spectrum:
-    """The Fourier transform of images that are continued by their mirror image.
+    """The Fourier transform of images that are continued until they are periodic.
 
+    Beyond an edge follows its mirror image, which passes smoothly into that of the opposite edge:
+    what leaves on one side does not come back on the other, and no jump makes the result ring.
     The continued sides are odd, so that no frequency is its own negative and any shift is real.
 
     Parameters
@@ -235,7 +237,7 @@ class Spectrum:
     x : Tensor, (N, C, H, W)
         The images.
     margin : int
-        Pixels to continue them by at each side; less for images that are smaller than that.
+        Pixels between opposite edges; fewer for images that are smaller than that.
 
     Attributes
     ----------
@@ -246,34 +248,40 @@ class Spectrum:
     def __init__(self, x: Tensor, margin: int) -> None:
         self._x = x
         dtype = compute_dtype(x)
-        sides = [_padding(n, margin) for n in x.shape[-2:]]
-        (top, bottom), (left, right) = sides
-        padded = torch.nn.functional.pad(x.to(dtype), (left, right, top, bottom), mode="reflect")
-        self._corner, self._sides = (top, left), padded.shape[-2:]
+        wide = _continued(_continued(x.to(dtype), margin).transpose(-2, -1), margin)
+        self._sides = wide.shape[-1], wide.shape[-2]
+        self.values = torch.fft.rfft2(wide.transpose(-2, -1))
         height, width = self._sides
-        self.values = torch.fft.rfft2(padded)
         turn = 2 * math.pi
         self.ky = turn * torch.fft.fftfreq(height, dtype=dtype, device=x.device)[:, None]
         self.kx = turn * torch.fft.rfftfreq(width, dtype=dtype, device=x.device)
 
     def times(self, transfer: Tensor) -> Tensor:
         """Return the images whose spectrum is this one times a transfer function."""
-        (top, left), (height, width) = self._corner, self._x.shape[-2:]
+        height, width = self._x.shape[-2:]
         moved = torch.fft.irfft2(self.values * transfer, s=self._sides)
-        return moved[..., top : top + height, left : left + width].to(self._x.dtype)
+        return moved[..., :height, :width].to(self._x.dtype)
+
+
+def _continued(x: Tensor, margin: int) -> Tensor:
+    """Continue the last axis by its mirror images, the right one passing into the left one."""
+    n = x.shape[-1]
+    more = _more(n, margin)
+    if not more:
+        return x
+    after = x[..., n - 1 - more : n - 1].flip(-1)
+    before = x[..., 1 : more + 1].flip(-1)
+    step = torch.arange(1, more + 1, dtype=x.dtype, device=x.device) / (more + 1)
+    share = (step * (math.pi / 2)).sin().square()
+    return torch.cat([x, after + (before - after) * share], -1)
 
 
 @cache
-def _padding(n: int, margin: int) -> tuple[int, int]:
-    """Return by how much to continue n pixels on both sides: to an odd length that is fast."""
-    margin = min(margin, n - 1)
-    longest = n + margin + n - 1
-    wanted = n + 2 * margin
-    odd = [k for k in range(1, max(longest, 2 * wanted) + 1, 2) if _smooth(k) and k >= n]
-    fitting = [k for k in odd if k <= longest]
-    length = next((k for k in fitting if k >= wanted), fitting[-1] if fitting else n)
-    before = min(margin, length - n)
-    return before, length - n - before
+def _more(n: int, margin: int) -> int:
+    """Return by how many pixels to continue n of them: to an odd length whose transform is fast."""
+    lengths = [k for k in range(n, 2 * n) if k % 2 and _smooth(k)]
+    wanted = [k for k in lengths if k >= n + margin]
+    return (wanted[0] if wanted else lengths[-1] if lengths else n) - n
 
 
 def _smooth(n: int) -> bool:
