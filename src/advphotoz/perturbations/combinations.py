@@ -1,4 +1,4 @@
-r"""Combinations: several effects in a stated order, and budgets that are Gaussian in place of boxes."""
+"""Combinations: several effects in a stated order, and Gaussian budgets in place of boxes."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Compose(PerturbationSet):
             like = p.new_empty(0, bands)
             counts = [s.count(like) for s in self.sets]
             if sum(counts) == p.shape[1]:
-                return p.split(counts, 1)
+                return tuple(torch.split(p, counts, 1))
         raise ValueError(
             f"{self!r} has parameters for no number of bands that would be {p.shape[1]} in all"
         )
@@ -306,4 +306,5 @@ def _matrix(rows: Any) -> tuple[tuple[float, ...], ...]:
 
 def _root(covariance: Any) -> Tensor:
     values, vectors = torch.linalg.eigh(torch.tensor(covariance, dtype=torch.float64))
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root

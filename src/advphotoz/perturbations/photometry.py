@@ -267,7 +267,7 @@ class ReddeningError(Box):
     @override
     def apply(self, x: Tensor, context: Context, p: Tensor) -> tuple[Tensor, Context]:
         ebv = _ebv(context, self.index, self).to(p.dtype).reshape(-1, 1)
-        k = per_band(self.coefficients, x[:, :, *[0] * (x.ndim - 2)], p.dtype)
+        k = per_band(self.coefficients, x.flatten(2)[:, :, 0] if x.ndim > 2 else x, p.dtype)
         factor = (0.4 * math.log(10) * self.physical(p) * ebv * k).exp()
         return (x * _over_pixels(factor, x)).to(x.dtype), context
 
