@@ -5,7 +5,7 @@ an *objective* what to make worse, an *attack* how to search. `AdversarialTraine
 attacks (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
 """
 
-from advphotoz import datasets, metrics, models
+from advphotoz import datasets, metrics, models, survey
 from advphotoz._version import __version__ as __version__
 from advphotoz.attacks import (
     FGSM,
@@ -87,4 +87,5 @@ __all__ = [
     "mix_adversarial",
     "models",
     "robustness_curve",
+    "survey",
 ]

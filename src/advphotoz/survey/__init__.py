@@ -9,16 +9,16 @@ small, within the calibration budget, and shared by all galaxies, so that it doe
 
 from advphotoz.survey.budget import CalibrationBudget, calibration_budget
 from advphotoz.survey.draws import RandomSystematics, random_systematics
-from advphotoz.survey.report import Shift, WorstSystematic
+from advphotoz.survey.report import MeanShift, WorstSystematic
 from advphotoz.survey.requirements import REQUIREMENTS, Requirement
 from advphotoz.survey.worst import worst_systematic
 
 __all__ = [
     "REQUIREMENTS",
     "CalibrationBudget",
+    "MeanShift",
     "RandomSystematics",
     "Requirement",
-    "Shift",
     "WorstSystematic",
     "calibration_budget",
     "random_systematics",

@@ -13,14 +13,14 @@ from advphotoz.perturbations import Parameter
 from advphotoz.survey.requirements import Requirement, as_requirement
 from advphotoz.survey.sample import ALL
 
-__all__ = ["Shift", "WorstSystematic", "in_unit", "shown", "stated"]
+__all__ = ["MeanShift", "WorstSystematic", "in_unit", "shown", "stated"]
 
 KIND = "worst systematic"
 SCALES = {"mag": (1e3, "mmag"), "arcsec": (1e3, "mas"), "(relative)": (100.0, "%")}
 
 
 @dataclass(frozen=True)
-class Shift:
+class MeanShift:
     r"""The worst that one shared error does to the mean of one group of galaxies, in one direction.
 
     All shifts are changes of the mean objective, by default of the mean of
@@ -98,7 +98,7 @@ class Shift:
         return self.found / self.bound if self.bound else float("nan")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Shift:
+    def from_dict(cls, values: Mapping[str, Any]) -> MeanShift:
         """Build it from what JSON gave back."""
         return cls(**{f.name: _read(values[f.name], f.name) for f in dataclasses.fields(cls)})
 
@@ -111,7 +111,7 @@ class WorstSystematic:
 
     Attributes
     ----------
-    shifts : tuple of Shift
+    shifts : tuple of MeanShift
         All galaxies first, then the bins; of each the larger mean, then the smaller.
     parameters : tuple of Parameter
         What the parameters are.
@@ -124,7 +124,7 @@ class WorstSystematic:
         read (``reads``), and the ``gradients`` and ``forwards`` computed per galaxy.
     """
 
-    shifts: tuple[Shift, ...]
+    shifts: tuple[MeanShift, ...]
     parameters: tuple[Parameter, ...]
     budgets: tuple[float, ...]
     label: str
@@ -139,7 +139,7 @@ class WorstSystematic:
         return same
 
     @property
-    def bins(self) -> tuple[Shift, ...]:
+    def bins(self) -> tuple[MeanShift, ...]:
         """Return the shifts of the bins; that of all galaxies where there are no bins."""
         return tuple(s for s in self.shifts if s.group != ALL) or self.shifts
 
@@ -151,7 +151,7 @@ class WorstSystematic:
         return (*lows, highs[-1]) if lows else None
 
     @property
-    def worst(self) -> Shift:
+    def worst(self) -> MeanShift:
         """Return the largest shift of a bin."""
         return max(self.bins, key=lambda s: abs(s.shift))
 
@@ -160,7 +160,7 @@ class WorstSystematic:
         """Whether every search has converged."""
         return all(s.converged for s in self.shifts)
 
-    def of(self, group: str = ALL, sign: int = 1) -> Shift:
+    def of(self, group: str = ALL, sign: int = 1) -> MeanShift:
         """Return one shift by its group and sign."""
         for s in self.shifts:
             if (s.group, s.sign) == (group, sign):
@@ -210,7 +210,7 @@ class WorstSystematic:
     def from_dict(cls, body: Mapping[str, Any]) -> WorstSystematic:
         """Build it from what JSON gave back."""
         return cls(
-            tuple(Shift.from_dict(s) for s in body["shifts"]),
+            tuple(MeanShift.from_dict(s) for s in body["shifts"]),
             tuple(Parameter(*p) for p in body["parameters"]),
             tuple(float(b) for b in body["budgets"]),
             body["label"],
@@ -226,7 +226,7 @@ class WorstSystematic:
             "shifts": [dataclasses.asdict(s) for s in self.shifts],
         }
 
-    def _cells(self, s: Shift) -> list[str]:
+    def _cells(self, s: MeanShift) -> list[str]:
         again = (
             "n/a"
             if s.reassigned is None or s.reassigned_error is None
@@ -336,7 +336,7 @@ def stated(requirement: Requirement) -> str:
     return f"{requirement.name} (|shift| <= {requirement.limit:g}{unread})"
 
 
-def shares(shift: Shift, parameters: Sequence[Parameter]) -> tuple[dict[str, float], str]:
+def shares(shift: MeanShift, parameters: Sequence[Parameter]) -> tuple[dict[str, float], str]:
     """Return the share of each effect in the linear bound, and the largest parameter."""
     by_effect: dict[str, float] = {}
     for parameter, part in zip(parameters, shift.contributions, strict=True):
@@ -345,7 +345,7 @@ def shares(shift: Shift, parameters: Sequence[Parameter]) -> tuple[dict[str, flo
     return {name: part / total for name, part in by_effect.items()}, largest(shift, parameters)
 
 
-def dominant(shift: Shift, parameters: Sequence[Parameter]) -> str:
+def dominant(shift: MeanShift, parameters: Sequence[Parameter]) -> str:
     """Say which effect and which parameter contribute most."""
     by_effect, one = shares(shift, parameters)
     effect = max(by_effect, key=lambda name: abs(by_effect[name]))
@@ -353,7 +353,7 @@ def dominant(shift: Shift, parameters: Sequence[Parameter]) -> str:
     return f"In linear response {most}the largest single part is {one}."
 
 
-def largest(shift: Shift, parameters: Sequence[Parameter]) -> str:
+def largest(shift: MeanShift, parameters: Sequence[Parameter]) -> str:
     """Return the parameter that contributes most, with its share."""
     if not shift.bound:
         return "none"
@@ -361,7 +361,7 @@ def largest(shift: Shift, parameters: Sequence[Parameter]) -> str:
     return f"{parameters[k].name} ({100 * shift.contributions[k] / shift.bound:.0f} %)"
 
 
-def _where(shift: Shift) -> str:
+def _where(shift: MeanShift) -> str:
     return "all galaxies" if shift.group == ALL else f"the bin {shift.group}"
 
 

@@ -65,7 +65,7 @@ class Group:
     members: npt.NDArray[np.bool_]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Sample:
     """A model, a loader and what the first pass found.
 

@@ -27,7 +27,7 @@ from advphotoz.objectives import Objective
 from advphotoz.perturbations import PerturbationSet
 from advphotoz.provenance import command, machine, versions, weights_digest
 from advphotoz.redshift import Readout
-from advphotoz.survey.report import Shift, WorstSystematic
+from advphotoz.survey.report import MeanShift, WorstSystematic
 from advphotoz.survey.sample import Group, Sample, groups_of, surveyed
 
 __all__ = ["budgets_of", "check_split", "made_with", "worst_systematic"]
@@ -263,7 +263,7 @@ def _measure(sample: Sample, searches: Sequence[_Search]) -> list[tuple[Array, A
 
 def _shift(
     sample: Sample, s: _Search, value: Array, z_phot: Array, budgets: Tensor, jacobian: Tensor
-) -> Shift:
+) -> MeanShift:
     measured = ~sample.searched
     members = s.group.members & measured
     moved = value[members] - sample.value[members]
@@ -273,7 +273,7 @@ def _shift(
     corner = sample.set.steepest(torch.from_numpy(s.sign * s.response)[None])[0].double()
     physical = torch.linalg.pinv(jacobian) @ torch.from_numpy(s.response)
     change = jacobian.T @ corner
-    return Shift(
+    return MeanShift(
         group=s.group.name,
         low=s.group.low,
         high=s.group.high,
