@@ -174,8 +174,8 @@ class WorstSystematic:
         times = abs(worst.shift) / limit.limit
         verdict = "meets" if times <= 1 else "misses"
         return (
-            f"Within {self.label}, the mean dz of {_where(worst)} shifts by up to "
-            f"{1e4 * worst.shift:+.1f} ± {1e4 * worst.error:.1f} e-4, {times:.2g} times what "
+            f"Within {shown(self.parameters, self.budgets)}, the mean dz of {_where(worst)} "
+            f"shifts by up to {1e4 * worst.shift:+.1f} ± {1e4 * worst.error:.1f} e-4, {times:.2g} times what "
             f"{stated(limit)} allows ({1e4 * limit.limit:g}e-4): the worst case {verdict} it. "
             f"{dominant(worst, self.parameters)}"
         )

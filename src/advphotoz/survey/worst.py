@@ -33,7 +33,8 @@ from advphotoz.survey.sample import Group, Sample, groups_of, surveyed
 __all__ = ["budgets_of", "check_split", "made_with", "worst_systematic"]
 
 Array = npt.NDArray[Any]
-SMALLEST = 1 / 64  # of a step, as a share of the way to the corner
+SMALLEST = 1e-3  # share of a step below which a search ends
+NOTHING = 1e-6  # a gain of the mean that is not worth a step; requirements are above 1e-3
 
 
 def worst_systematic(
@@ -55,10 +56,12 @@ def worst_systematic(
     r"""Find the error, shared by all galaxies, that shifts the mean of each bin most.
 
     The search begins at the corner that the gradient names, the maximiser of the linear response in
-    the set, and goes on towards the maximiser of the gradient where it stands (Frank & Wolfe 1956),
-    halving its step where the mean does not rise. It ends where the gradient promises less than
-    `tolerance` of what was reached. A galaxy is in a bin by its unchanged prediction; the report
-    also gives the shift with galaxies assigned anew by the shifted prediction.
+    the set. It goes on by steps along the gradient, projected on the set, whose length is one over
+    the curvature seen last (a spectral projected gradient), and to the corner of the gradient where
+    there was none; a step that does not raise the mean is shortened. It ends where the gradient
+    promises less than `tolerance` of what was reached, or less than 1e-6. A galaxy is in a bin by
+    its unchanged prediction; the report also gives the shift with galaxies assigned anew by the
+    shifted prediction.
 
     The shift is found on one part of the galaxies and measured on the rest. Images are read batch
     by batch, again at every step, and never kept.
@@ -107,6 +110,10 @@ def worst_systematic(
         If a bin holds too few galaxies, the loader's order changes, or a batch makes no sense.
     TypeError
         If the model is no Module, the set none, or the readout none.
+
+    References
+    ----------
+    Birgin, Martínez & Raydan 2000 (SIAM J. Optim. 10, 1196), spectral projected gradients.
 
     Examples
     --------
@@ -168,8 +175,13 @@ class _Search:
         The best point so far, the mean there, and its gradient.
     corner : Tensor
         The maximiser of that gradient in the set.
+    reach : float
+        Length of a step along the gradient: one over the curvature seen last, infinite where there
+        was none.
+    aim : Tensor
+        Where such a step leads, inside the set; the corner for one of infinite length.
     fraction : float
-        Of the way from p to the corner, where the next point lies.
+        Of the way from p to the aim, where the next point lies.
     """
 
     group: Group
@@ -180,7 +192,9 @@ class _Search:
     gradient: Tensor
     start: float
     response: Array
+    reach: float = math.inf
     corner: Tensor = field(default_factory=lambda: torch.empty(0))
+    aim: Tensor = field(default_factory=lambda: torch.empty(0))
     fraction: float = 1.0
     trial: Tensor = field(default_factory=lambda: torch.empty(0))
     gap: float = math.inf
@@ -202,7 +216,11 @@ class _Search:
         self.look_ahead(sample, tolerance)
         if self.converged or self.fraction < SMALLEST:
             return False
-        ahead = self.p + self.fraction * (self.corner - self.p)
+        self.aim = self.corner
+        if math.isfinite(self.reach):
+            ahead = self.p + self.reach * self.gradient
+            self.aim = sample.set.project(ahead, ahead)
+        ahead = self.p + self.fraction * (self.aim - self.p)
         self.trial = sample.set.project(ahead, ahead)
         return True
 
@@ -210,16 +228,21 @@ class _Search:
         """Compute what the gradient still promises."""
         self.corner = sample.set.steepest(self.gradient)
         self.gap = float((self.gradient * (self.corner - self.p)).sum())
-        reached = self.value - self.start
-        self.converged = self.gap <= tolerance * max(reached, 0.0)
+        self.converged = self.gap <= max(tolerance * (self.value - self.start), NOTHING)
 
     def arrived(self, value: float, gradient: Array) -> None:
-        """Take the next point if it is better, or else half the step."""
+        """Take the next point if it is better; or else go less far, where the slopes meet."""
+        there = torch.from_numpy(gradient)[None]
+        way = self.trial - self.p
+        here, ahead = (float((g * way).sum()) for g in (self.gradient, there))
         if value > self.value:
-            self.p, self.value, self.fraction = self.trial, value, 1.0
-            self.gradient = torch.from_numpy(gradient)[None]
+            # The spectral step of Barzilai & Borwein.
+            bend = (here - ahead) / float(way.square().sum())
+            self.reach = 1 / bend if bend > 0 else math.inf
+            self.p, self.value, self.gradient, self.fraction = self.trial, value, there, 1.0
         else:
-            self.fraction /= 2
+            share = here / (here - ahead) if here > 0 > ahead else 0.5
+            self.fraction *= min(max(share, 0.1), 0.5)
         self.trace.append(self.value - self.start)
 
     def finish(self, sample: Sample, tolerance: float) -> None:
