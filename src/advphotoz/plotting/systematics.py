@@ -108,16 +108,7 @@ def plot_worst_shifts(
     ax.set_xticks(range(len(groups)), [_short(g) for g in groups], fontsize="small")
     ax.set(xlabel=r"tomographic bin, by $z_\mathrm{phot}$", ylabel=f"worst {SHIFT}")
     ax.set_xlim(-0.5, len(groups) - 0.5)
-    columns = 2 if len(named) > 1 else 1
-    ax.legend(
-        fontsize="x-small",
-        ncols=columns,
-        frameon=False,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        handletextpad=0.4,
-        columnspacing=1.0,
-    )
+    _legend_above(ax, 2 if len(named) > 1 else 1)
     return ax
 
 
@@ -173,20 +164,20 @@ def plot_random_shifts(
     name = worst.worst.group if group is None else group
     shifts = 1e4 * drawn.of(name)
     reach = 1e4 * limit.limit
-    ax.axvspan(-reach, reach, color=BAND, zorder=0, linewidth=0, label=limit.name)
+    where = "all galaxies" if name == "all" else f"bin {name}"
+    allowed = f"{limit.name}, {where}"
+    ax.axvspan(-reach, reach, color=BAND, zorder=0, linewidth=0, label=allowed)
     ends = [1e4 * worst.of(name, sign).shift for sign in (1, -1)]
     span = max(*map(abs, ends), *np.abs(shifts), reach) * 1.08
     edges = np.linspace(-span, span, 41).tolist()
-    ax.hist(shifts, edges, color=BLUE, label=f"{len(shifts)} random draws")
-    for k, end in enumerate(ends):
-        label = "worst case" if k == 0 else None
-        ax.axvline(end, color=VERMILLION, linewidth=1.6, linestyle="--", label=label)
     missed = 100 * drawn.share(limit, name)[0]
-    title = "all galaxies" if name == "all" else f"bin {name}"
-    ax.set_title(f"{title}: {missed:.0f} % of draws beyond the requirement", fontsize="small")
+    label = f"{len(shifts)} random draws, {missed:.0f} % beyond"
+    ax.hist(shifts, edges, color=BLUE, label=label)
+    for k, end in enumerate(ends):
+        first = "worst case" if k == 0 else None
+        ax.axvline(end, color=VERMILLION, linewidth=1.6, linestyle="--", label=first)
     ax.set(xlim=(-span, span), xlabel=SHIFT, ylabel="random draws")
-    ax.margins(y=0.3)  # room for the legend
-    ax.legend(fontsize="x-small", frameon=False, loc="upper left", ncols=3, handlelength=1.2)
+    _legend_above(ax, 2)
     return ax
 
 
@@ -266,8 +257,21 @@ def plot_effects(
                 ax.set_ylabel(name, fontsize=7)
         side = fig.add_subplot(grid[row, 3])
         bar = fig.colorbar(mesh, cax=side, ticks=[-reach, 0, reach])
-        bar.ax.set_yticklabels([f"{-reach:.1g}", "0", f"{reach:.1g}"], fontsize=6)
+        bar.ax.set_yticklabels([f"{-reach:.2g}", "0", f"{reach:.2g}"], fontsize=6)
+        bar.set_label("flux per pixel", fontsize=6, labelpad=-2)
     return fig
+
+
+def _legend_above(ax: Axes, columns: int) -> None:
+    ax.legend(
+        fontsize="x-small",
+        ncols=columns,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )
 
 
 def _short(group: str) -> str:

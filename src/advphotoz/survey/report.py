@@ -173,10 +173,11 @@ class WorstSystematic:
         limit, worst = as_requirement(requirement), self.worst
         times = abs(worst.shift) / limit.limit
         verdict = "meets" if times <= 1 else "misses"
+        moved = f"{1e4 * worst.shift:+.1f} ± {1e4 * worst.error:.1f} e-4"
         return (
             f"Within {shown(self.parameters, self.budgets)}, the mean dz of {_where(worst)} "
-            f"shifts by up to {1e4 * worst.shift:+.1f} ± {1e4 * worst.error:.1f} e-4, {times:.2g} times what "
-            f"{stated(limit)} allows ({1e4 * limit.limit:g}e-4): the worst case {verdict} it. "
+            f"shifts by up to {moved}, {times:.2g} times what {stated(limit)} allows "
+            f"({1e4 * limit.limit:g}e-4): the worst case {verdict} it. "
             f"{dominant(worst, self.parameters)}"
         )
 
