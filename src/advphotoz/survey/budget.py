@@ -14,7 +14,7 @@ from advphotoz._checks import check_at_least_one
 from advphotoz.evaluation import report
 from advphotoz.perturbations import PerturbationSet
 from advphotoz.redshift import Readout
-from advphotoz.survey.report import WorstSystematic, dominant, shown
+from advphotoz.survey.report import WorstSystematic, shown
 from advphotoz.survey.requirements import Requirement, as_requirement
 from advphotoz.survey.worst import worst_systematic
 
@@ -60,12 +60,10 @@ class CalibrationBudget:
                 f"{start} In linear response the budget could grow {self.margin:.2g} times before "
                 "it misses it."
             )
-        # In linear response at the budget that meets it, and not at the full one.
-        part = dominant(self.met.worst, self.met.parameters)
         return (
             f"{start} To meet it, every budget must shrink to {self.factor:.2g} ± "
             f"{self.error:.1g} of what it is: "
-            f"{shown(self.met.parameters, self.met.budgets)} must be kept. {part}"
+            f"{shown(self.met.parameters, self.met.budgets)} must be kept."
         )
 
     def __str__(self) -> str:
