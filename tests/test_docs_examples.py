@@ -135,6 +135,14 @@ def what_the_guide_has(names: dict[str, Any]) -> None:
         names["ax"], names["other_ax"] = Figure().subplots(2)
 
 
+def many_galaxies() -> DataLoader[Any]:
+    """Return enough for tomographic bins."""
+    generator = torch.Generator().manual_seed(1)
+    image = 0.1 + torch.rand(60, 5, SIZE, SIZE, generator=generator)
+    ebv, z = (scale * torch.rand(60, generator=generator) for scale in (0.1, 0.4))
+    return DataLoader(datasets.CutoutDataset(image, ebv, z), batch_size=20)
+
+
 def tensors(names: dict[str, Any]) -> None:
     """Turn the arrays into the tensors that a page passes to attacks."""
     names.update({key: torch.as_tensor(names[key]) for key in ("image", "ebv", "z")})
@@ -208,6 +216,8 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(
         pytest.importorskip("matplotlib")
     if "own-attack" in name:
         names.update(the_example_attack())
+    if "systematics" in name:
+        names["loader"] = many_galaxies()
     if "large-files" in name:
         names.update(a_file_of_cutouts(names))
     if "DistributedDataParallel" in "".join(blocks(name)):

@@ -28,9 +28,10 @@ LAYERS = {
     "certify": 3,
     "training": 3,
     "evaluation": 3,
-    "plotting": 4,
-    "": 5,
-    "testing": 6,  # outside, like a user: it must know every public name to evaluate a repr
+    "survey": 4,
+    "plotting": 5,
+    "": 6,
+    "testing": 7,  # outside, like a user: it must know every public name to evaluate a repr
 }
 NOUNS = {
     "batch",
