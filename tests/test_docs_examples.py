@@ -186,6 +186,40 @@ def a_file_of_cutouts(names: dict[str, Any]) -> dict[str, Any]:
     return {"trainer": trainer}
 
 
+def files_of_ones_own() -> dict[str, Any]:
+    """Write the files of the page on them with h5py, astropy and pyarrow; return a network."""
+    import h5py
+    import numpy as np
+    from astropy.io import fits
+    from astropy.table import Table
+    from pyarrow import parquet, table
+
+    rng = np.random.default_rng(0)
+    n, ids = 120, np.arange(120) + 1000
+    image, z = rng.normal(size=(n, 5, SIZE, SIZE)).astype("f4"), rng.uniform(0.05, 0.9, n)
+    order = rng.permutation(n)
+    with h5py.File("cutouts.h5", "w") as file:
+        file["images"], file["id"] = image, ids
+    lines = [f"{ids[k]},{z[k]}" for k in order]
+    Path("redshifts.csv").write_text("\n".join(["id,zspec", *lines]) + "\n")
+    with h5py.File("001-of-001.hdf5", "w") as file:
+        file["image_array"], file["object_id"] = image[:9, :4], ids[:9].astype("S4")
+        file["image_band"] = np.tile(np.array([b"g", b"r", b"i", b"z"]), (9, 1))
+        file["image_psf_fwhm"], file["EBV"] = np.ones((9, 4)), np.full(9, 0.1)
+    Table({"object_id": ids[3:20].astype("S4"), "Z": z[3:20]}).write("crossmatch.fits")
+    Path("cutouts").mkdir()
+    for k in range(3):
+        planes = [fits.ImageHDU(image[k, b], name="GRI"[b]) for b in range(3)]
+        for plane in planes:
+            plane.header["MAGZERO"] = 27.0
+        primary = fits.PrimaryHDU()
+        primary.header["REDSHIFT"] = z[k]
+        fits.HDUList([primary, *planes]).writeto(f"cutouts/{ids[k]}.fits")
+    columns = {name: rng.random(n) for name in ("g", "r", "i", "EBV", "zspec", "other")}
+    parquet.write_table(table(columns), "galaxies.parquet")
+    return {"network": nn.Sequential(nn.Flatten(), nn.Linear(5 * SIZE**2, 1))}
+
+
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
     """Start torch.distributed with a single process."""
@@ -210,6 +244,10 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(
         names.update(the_example_attack())
     if "large-files" in name:
         names.update(a_file_of_cutouts(names))
+    if "own-files" in name:
+        for package in ("h5py", "astropy", "pyarrow", "qp"):
+            pytest.importorskip(package)
+        names.update(files_of_ones_own())
     if "DistributedDataParallel" in "".join(blocks(name)):
         request.getfixturevalue("one_process")
     run(name, page)
