@@ -164,7 +164,9 @@ def _csv(path: Path, wanted: list[str] | None) -> Any:
             there = stream.schema.names
         chosen = _chosen(wanted, there, path)
         convert = csv.ConvertOptions(include_columns=chosen, strings_can_be_null=True)
-        return csv.read_csv(path, convert_options=convert)
+        # One thread: several read ahead, which takes memory, and wait for ever where they get none.
+        one = csv.ReadOptions(use_threads=False)
+        return csv.read_csv(path, read_options=one, convert_options=convert)
     except arrow.ArrowInvalid as error:
         raise ValueError(
             f"{path} is no table with commas between its columns ({error}); tables with other "
@@ -178,7 +180,7 @@ def _parquet(path: Path, wanted: list[str] | None) -> Any:
     try:
         with parquet.ParquetFile(path) as file:
             chosen = _chosen(wanted, file.schema_arrow.names, path)
-            return file.read(columns=chosen)
+            return file.read(columns=chosen, use_threads=False)
     except arrow.ArrowInvalid as error:
         raise ValueError(f"{path} is truncated or no Parquet file ({error})") from error
 
