@@ -48,6 +48,8 @@ NOUNS = {
 }
 NOUN_EDGES = {("objectives", "redshift"), ("metrics", "redshift")}
 OPTIONAL = [
+    "lightning",
+    "pyarrow",
     "art",
     "astropy",
     "dust_extinction",
