@@ -8,14 +8,17 @@ attacks (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures un
 from advphotoz import datasets, metrics, models, survey
 from advphotoz._version import __version__ as __version__
 from advphotoz.attacks import (
+    APGD,
     FGSM,
     PGD,
     Attack,
     GradientAttack,
+    Square,
     UniformNoise,
     WorstOf,
     ZeroGradientWarning,
     l2_pgd,
+    standard,
 )
 from advphotoz.evaluation import evaluate, robustness_curve
 from advphotoz.memory import keep_freed_memory
@@ -48,6 +51,7 @@ from advphotoz.redshift import GaussianMixture, PointEstimate, Quantiles, Redshi
 from advphotoz.training import AdversarialTrainer, mix_adversarial
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
     "AdversarialTrainer",
@@ -74,6 +78,7 @@ __all__ = [
     "SignedRedshift",
     "SkyGradient",
     "SkyLevel",
+    "Square",
     "TowardRedshift",
     "UniformNoise",
     "WorstOf",
@@ -89,5 +94,6 @@ __all__ = [
     "mix_adversarial",
     "models",
     "robustness_curve",
+    "standard",
     "survey",
 ]

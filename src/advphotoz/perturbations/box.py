@@ -17,7 +17,13 @@ from typing_extensions import Self, override
 from advphotoz._checks import check_radius
 from advphotoz._random import Generator, draw
 from advphotoz._rounding import compute_dtype
-from advphotoz.perturbations.contract import Parameter, PerturbationSet, span
+from advphotoz.perturbations.contract import (
+    Parameter,
+    PerturbationSet,
+    log_steps,
+    per_sample_factor,
+    span,
+)
 from advphotoz.perturbations.pixels import per_band
 
 __all__ = ["Box", "band_names"]
@@ -91,6 +97,20 @@ class Box(PerturbationSet):
     def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
         drawn = draw(torch.rand, (len(x), self.count(x)), generator, x.device, compute_dtype(x))
         return self.project(x, drawn * 2 - 1)
+
+    @override
+    def propose(
+        self, x: Tensor, p: Tensor | None, share: float, generator: Generator = None
+    ) -> Tensor:
+        """Move a `share` of the parameters, at least one of each galaxy; see the contract."""
+        drawn = self.sample(x, generator)
+        if p is None:
+            return drawn
+        count = max(round(share * self.count(x)), 1)
+        unit = draw(torch.rand, drawn.shape, generator, x.device, drawn.dtype)
+        moved = unit <= unit.kthvalue(count, dim=1, keepdim=True)[0]
+        step = per_sample_factor(log_steps(x, share, generator), p)
+        return self.project(x, torch.where(moved, p + step * drawn, p))
 
     @override
     def size(self, p: Tensor) -> Tensor:
