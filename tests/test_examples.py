@@ -298,7 +298,7 @@ def test_the_demo_writes_what_it_promises(demo: Path) -> None:
     verdicts_come_first(report, demo)
     for name in ("classical", "adversarial"):
         result = Evaluation.load(demo / f"{name}.json")
-        attacks = ["clean", "noise", "FGSM", "PGD-20", "L2-PGD-40", "two signed PGD-20"]
+        attacks = ["clean", "noise", "FGSM", "PGD-20", "advphotoz-standard-1"]
         assert [row["name"] for row in rows(demo)[name]] == attacks
         assert json.loads(json.dumps([vars(row) for row in result.rows])) == rows(demo)[name]
         assert result["clean"].n == 10
