@@ -188,8 +188,9 @@ class WorstOf:
     @property
     def budget(self) -> Budget | None:
         """What it asks of the network, the comparison included; None if an attack does not say."""
-        parts = [getattr(attack, "budget", None) for attack in self.attacks]
-        if any(part is None for part in parts):
+        told = [getattr(attack, "budget", None) for attack in self.attacks]
+        parts = [part for part in told if part is not None]
+        if len(parts) < len(told):
             return None
         compared = len(parts) + (self.enough is not None)
         return Budget(
