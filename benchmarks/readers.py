@@ -5,8 +5,8 @@
 Writes HDF5 with h5py, FITS (one cube; one file per galaxy) with astropy, .npy with NumPy, and
 tables as Parquet and CSV with pyarrow; pixels are random, and repeat. Then a process of its own,
 whose memory is limited to less than the file (`RLIMIT_DATA`, Linux only), shows that reading the
-whole file at once fails there, reads every galaxy in random order through a `DataLoader`, and prints
-images per second and its largest resident size. Files are deleted at the end.
+whole file at once fails there, reads every galaxy in random order through a `DataLoader`, and
+prints images per second and its largest resident size. Files are deleted at the end.
 """
 
 from __future__ import annotations
