@@ -5,7 +5,7 @@ an *objective* what to make worse, an *attack* how to search. `AdversarialTraine
 attacks (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
 """
 
-from advphotoz import datasets, metrics, models
+from advphotoz import datasets, metrics, models, survey
 from advphotoz._version import __version__ as __version__
 from advphotoz.attacks import (
     APGD,
@@ -31,7 +31,22 @@ from advphotoz.objectives import (
     SignedRedshift,
     TowardRedshift,
 )
-from advphotoz.perturbations import L2Ball, LinfBall, PerturbationSet, ZeroPoint, l2_eps_from_linf
+from advphotoz.perturbations import (
+    Compose,
+    GaussianBudget,
+    L2Ball,
+    LinfBall,
+    MagnitudeOffset,
+    PerturbationSet,
+    PSFWidth,
+    ReddeningError,
+    ReddeningInputError,
+    Shift,
+    SkyGradient,
+    SkyLevel,
+    ZeroPoint,
+    l2_eps_from_linf,
+)
 from advphotoz.redshift import GaussianMixture, PointEstimate, Quantiles, RedshiftBins
 from advphotoz.training import AdversarialTrainer, mix_adversarial
 
@@ -41,19 +56,28 @@ __all__ = [
     "PGD",
     "AdversarialTrainer",
     "Attack",
+    "Compose",
     "CrossEntropy",
+    "GaussianBudget",
     "GaussianMixture",
     "GradientAttack",
     "L2Ball",
     "LinfBall",
+    "MagnitudeOffset",
     "NegativeLogLikelihood",
+    "PSFWidth",
     "PerturbationSet",
     "PinballLoss",
     "PointEstimate",
     "Quantiles",
+    "ReddeningError",
+    "ReddeningInputError",
     "RedshiftBins",
     "RedshiftError",
+    "Shift",
     "SignedRedshift",
+    "SkyGradient",
+    "SkyLevel",
     "Square",
     "TowardRedshift",
     "UniformNoise",
@@ -71,4 +95,5 @@ __all__ = [
     "models",
     "robustness_curve",
     "standard",
+    "survey",
 ]

@@ -6,6 +6,7 @@ from advphotoz.attacks.contract import Attack, Budget, Found, ZeroGradientWarnin
 from advphotoz.attacks.fgsm import FGSM
 from advphotoz.attacks.gradient import GradientAttack
 from advphotoz.attacks.noise import UniformNoise
+from advphotoz.attacks.noise_fgsm import NoiseFGSM
 from advphotoz.attacks.pgd import PGD, l2_pgd
 from advphotoz.attacks.problem import Problem
 from advphotoz.attacks.square import Square
@@ -20,6 +21,7 @@ __all__ = [
     "Budget",
     "Found",
     "GradientAttack",
+    "NoiseFGSM",
     "Problem",
     "SampleGenerators",
     "Square",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,30 @@ from typing_extensions import Self
 from advphotoz._random import Generator, draw
 from advphotoz._rounding import compute_dtype
 
-__all__ = ["PerturbationSet", "log_steps", "per_sample_factor", "span"]
+__all__ = ["Parameter", "PerturbationSet", "log_steps", "per_sample_factor", "span"]
+
+
+class Parameter(NamedTuple):
+    """What one parameter of a set is, for the tables of a report.
+
+    Attributes
+    ----------
+    effect : str
+        The effect that it belongs to, such as ``zero point``.
+    part : str
+        Of what: a band, or an axis and a band; empty where there is only one.
+    unit : str
+        Of its physical value, such as ``mag``.
+    """
+
+    effect: str
+    part: str
+    unit: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``zero point u``."""
+        return f"{self.effect} {self.part}".strip()
 
 
 class PerturbationSet(ABC):
@@ -129,6 +152,26 @@ class PerturbationSet(ABC):
     def physical(self, p: Tensor) -> Tensor:
         """Return parameters in physical units, for a report."""
         return p
+
+    def parameters(self, x: Tensor, bands: Sequence[str] = ()) -> tuple[Parameter, ...]:
+        """Name the parameters of one galaxy, for a report.
+
+        Parameters
+        ----------
+        x : Tensor, (N, C, ...)
+            Images.
+        bands : sequence of str
+            Names of their bands. Empty: they are numbered from 1.
+        """
+        count = self.identity(x[:1]).numel()
+        return tuple(Parameter(type(self).__name__, str(k + 1), "") for k in range(count))
+
+    def realisation(self, x: Tensor, generator: Generator = None) -> Tensor:
+        """Draw an error as the calibration makes it, (N, ...); a uniform draw by default.
+
+        A set whose budget is a standard deviation draws from the Gaussian, beyond its boundary too.
+        """
+        return self.sample(x, generator)
 
 
 def span(budget: float | Sequence[float]) -> str:

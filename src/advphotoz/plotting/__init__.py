@@ -11,16 +11,20 @@ from advphotoz.plotting.galaxies import plot_cutouts, plot_pixels
 from advphotoz.plotting.landscape import plot_loss_line, plot_loss_plane
 from advphotoz.plotting.panel import plot_attack_panel
 from advphotoz.plotting.populations import plot_binned_outliers, plot_pit
+from advphotoz.plotting.systematics import plot_effects, plot_random_shifts, plot_worst_shifts
 
 __all__ = [
     "plot_attack_panel",
     "plot_binned_outliers",
     "plot_cutouts",
     "plot_delta_z",
+    "plot_effects",
     "plot_loss_line",
     "plot_loss_plane",
     "plot_pit",
     "plot_pixels",
+    "plot_random_shifts",
     "plot_robustness",
+    "plot_worst_shifts",
     "plot_z_z",
 ]

@@ -38,9 +38,10 @@ REPAIR_MAG = np.array(
 """Magnitudes by which E, Sbc, Scd, Im are brightened at REPAIR_AT (Angstrom, rest frame).
 
 As shipped, the elliptical is up to 0.11 too red in g-r and 0.2 too blue in u-g, the spirals too
-blue in r-i. The values are a least-squares fit to the median colours of real galaxies in slices of
-redshift: the red sequence for E, galaxies of the template's own u-r for Sbc and Scd. Too few real
-ones are as blue as Im, which takes the values of Scd. docs/galaxies.md has the figures.
+blue in r-i. The values are a least-squares fit to the median colours of real galaxies, every second
+one of a catalogue, in slices of redshift: the red sequence for E, galaxies of the template's own
+u-r for Sbc and Scd. Too few real ones are as blue as Im, which takes the values of Scd.
+docs/galaxies.md has the figures.
 """
 
 DEVIATES_AT = np.array([2600, 3100, 3700, 4400, 5250, 6250, 7450, 8900, 10600.0])
