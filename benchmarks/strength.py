@@ -250,8 +250,12 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
         if name in ("clean",) or name.startswith("Square"):
             continue
         outside = not name.startswith(("PGD", "APGD", "FGSM", "standard"))
-        style = {"color": f"C{number % 10}", "ls": ":" if outside else "-", "lw": 1.2}
-        style |= {"marker": "o", "ms": 4}
+        style = {
+            "color": "k" if name == "standard" else f"C{number % 10}",
+            "ls": ":" if outside else "-",
+            "lw": 1.2,
+        }
+        style |= {"marker": "x" if outside else "o", "ms": 6 if outside else 4}
         if name == "standard":
             style |= {"marker": "*", "ms": 16, "zorder": 5}
         for ax, key in zip(axes, ("eta %", "mean abs(dz)"), strict=True):
