@@ -63,7 +63,7 @@ def test_there_is_a_test_for_every_example() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     names = [path.name for path in EXAMPLES.glob("*.py")]
     assert len(names) >= 7
-    elsewhere = {"reproduce_paper.py"}  # tests/test_paper.py
+    elsewhere = {"reproduce_paper.py", "lightning_training.py"}  # test_paper, test_lightning
     assert [n for n in names if n not in elsewhere and f'"{n}"' not in text] == []
 
 
