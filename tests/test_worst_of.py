@@ -277,6 +277,13 @@ def test_enough_leaves_a_sample_alone_once_it_is_beyond():
     never = WorstOf(parts, ERROR, enough=1e9).find(model, x, z, context, seeds(6))
     assert torch.equal(never.x, plain.x)
     assert torch.equal(never.value, plain.value)
+    noises = [UniformNoise(20.0), UniformNoise(20.0)]  # one after the other, not the same twice
+    plain, never, first = (
+        WorstOf(attacks, ERROR, enough=enough).find(model, x, z, context, seeds(6)).x
+        for attacks, enough in ((noises, None), (noises, 1e9), (noises[:1], None))
+    )
+    assert torch.equal(never, plain)
+    assert not torch.equal(plain, first)
     # One that all are beyond: nothing is attacked.
     model.register_forward_hook(lambda *_: calls.append(1))
     calls = []
