@@ -197,8 +197,8 @@ def plot_effects(
     ----------
     x : Tensor, (C, H, W) or (1, C, H, W)
         The image.
-    effects : mapping of str to (PerturbationSet, parameters)
-        Under its name, a set and the parameters to show, as the set has them: 1 is the budget.
+    effects : mapping of str to (PerturbationSet, sequence of float)
+        Under its name, a set and its parameters, in units of the budget: 1 is all of it.
     context : sequence of Tensor
         The other inputs of the network, each with one row; some sets need E(B-V).
     band : int
