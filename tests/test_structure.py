@@ -28,8 +28,9 @@ LAYERS = {
     "training": 3,
     "evaluation": 3,
     "plotting": 4,
-    "": 5,
-    "testing": 6,  # outside, like a user: it must know every public name to evaluate a repr
+    "html_report": 5,
+    "": 6,
+    "testing": 7,  # outside, like a user: it must know every public name to evaluate a repr
 }
 NOUNS = {
     "batch",
@@ -247,6 +248,7 @@ def test_wheel_ships_types_and_licence_and_no_tests(tmp_path: Path) -> None:
     assert "advphotoz/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"advphotoz"}
+    assert "advphotoz/html_report/template.html" in names
     shipped = {name for name in names if name.endswith(".py")}
     assert shipped == {str(path.relative_to(SOURCE)) for path in modules().values()}
 
