@@ -49,7 +49,7 @@ $(VENV)/created.stamp:
 	@touch $@
 
 $(VENV)/demo.stamp: EXTRAS := plot,sim
-$(VENV)/test.stamp: EXTRAS := plot,sim,dev
+$(VENV)/test.stamp: EXTRAS := plot,sim,io,lightning,dev
 $(VENV)/docs.stamp: EXTRAS := docs
 $(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/docs.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing advphotoz[$(EXTRAS)] into $(VENV), which takes a few minutes the first time ...'

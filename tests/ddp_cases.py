@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from advphotoz import PGD, AdversarialTrainer, LinfBall
+from advphotoz import (
+    FGSM,
+    PGD,
+    AdversarialTrainer,
+    LinfBall,
+    distributed,
+    evaluate,
+    robustness_curve,
+)
 from advphotoz.datasets import random_dihedral
+from advphotoz.evaluation import transfer_matrix
 from advphotoz.training import (
     Callback,
     IndexedDataset,
@@ -24,6 +34,7 @@ from advphotoz.training import (
     WarmStart,
     WeightAverage,
 )
+from problems import BINS
 from trainings import OBJECTIVE, Small, samples
 
 
@@ -32,7 +43,7 @@ def run_case(name: str, folder: Path, own: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(own / "store"), world)
-    limit = datetime.timedelta(seconds=20)
+    limit = datetime.timedelta(seconds=300)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     try:
         found = CASES[name](folder, rank)
@@ -240,7 +251,189 @@ def plain_attack(folder: Path, rank: int) -> Any:
     return {"kinds": kinds, "wrapped": len(wrapped)}
 
 
+class Plain(nn.Module):
+    """No BatchNorm and no dropout, in float64: the same on any number of processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 3, 3, padding=1)
+        self.fc = nn.Linear(3 * 64 + 1, OBJECTIVE.bins.n)
+
+    def forward(self, x: torch.Tensor, ebv: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.conv(x)).flatten(1)
+        return self.fc(torch.cat([hidden, ebv.view(-1, 1)], 1))
+
+
+def wide(n: int = 24) -> TensorDataset:
+    return TensorDataset(*(tensor.double() for tensor in samples(n).tensors))
+
+
+def joint(rank: int, attack: Any, **settings: Any) -> Trainer:
+    torch.manual_seed(0)
+    model: nn.Module = Plain().double()
+    if distributed.several():
+        model = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return AdversarialTrainer(model, optimizer, attack, 0.25, OBJECTIVE, seed=5, **settings)
+
+
+def joint_loader(n: int = 24) -> DataLoader[Any]:
+    data = wide(n)
+    return DataLoader(data, batch_sampler=distributed.JointBatches(data, 8, seed=3))
+
+
+def network_of(run: Trainer) -> dict[str, Any]:
+    inner = getattr(run.model, "module", run.model)
+    return {name: value.clone() for name, value in inner.state_dict().items()}
+
+
+class Steps(Callback):
+    """Keep the weights after every step, and the targets that were attacked in it."""
+
+    def __init__(self) -> None:
+        self.weights: list[Any] = []
+        self.attacked: list[list[float]] = []
+        self.now: list[float] = []
+
+    def __call__(
+        self, model: Any, x: Any, target: Any, context: Any = (), generator: Any = None
+    ) -> Any:
+        self.now += target.tolist()
+        return FGSM(0.1, objective=OBJECTIVE)(model, x, target, context, generator)
+
+    def after_step(self, trainer: Any, loss: float) -> None:
+        self.weights.append(network_of(trainer)["fc.weight"])
+        self.attacked.append(self.now)
+        self.now = []
+
+
+def as_one(folder: Path, rank: int) -> Any:
+    """Ten steps at fraction 0.25; and some with an attack that draws, and with a transform."""
+    steps = Steps()
+    run = joint(rank, steps)
+    history = run.fit(joint_loader(), epochs=4, callbacks=[steps], progress=False)
+    drawing = joint(rank + 7, PGD(LinfBall(0.1), steps=1, random_start=True))
+    drawing.fit(joint_loader(), epochs=2, progress=False)
+    moving = joint(rank, FGSM(0.1), transform=random_dihedral)
+    moving.fit(joint_loader(), epochs=2, progress=False)
+    return {
+        "weights": steps.weights[:10],
+        "attacked": steps.attacked[:10],
+        "losses": [row["train_loss"] for row in history],
+        "drawing": network_of(drawing),
+        "moving": network_of(moving),
+        "generator": moving.generator.get_state(),
+    }
+
+
+def evaluated(folder: Path, rank: int) -> Any:
+    """Reports of a network on 25 galaxies: as they are printed, and the redshifts in order."""
+    torch.manual_seed(0)
+    net: nn.Module = Small()
+    other = Small()
+    if distributed.several():
+        net = nn.parallel.DistributedDataParallel(net)
+    data = samples(25)
+    loader = DataLoader(data, 4, sampler=distributed.Shard(data))
+    attacks = {
+        "FGSM": FGSM(0.1),
+        "PGD": PGD(LinfBall(0.2), steps=2, random_start=True),
+    }
+    common = {"progress": False, "bootstrap": 20}
+    result = evaluate(net, loader, attacks, BINS, checks=False, keep_pdf=True, **common)
+    curve = robustness_curve(net, loader, {"FGSM": FGSM}, [0.1, 0.2], BINS, **common)
+    matrix = transfer_matrix({"A": net, "B": other}, loader, FGSM(0.1), BINS, **common)
+    checked = evaluate(net, loader, attacks, BINS, check_samples=8, **common)
+    return {
+        "printed": [str(result), str(curve), str(matrix)],
+        "z_phot": {name: torch.from_numpy(z) for name, z in result.z_phot.items()},
+        "pdf": torch.from_numpy(result.pdf["PGD"]),
+        "data": result.settings["data_sha256_sum"],
+        "verdict": checked.checks.verdict,
+    }
+
+
+def unlike_sizes(folder: Path, rank: int) -> Any:
+    """Two samples here and six there: the step is that of all eight."""
+    run = joint(rank, FGSM(0.1))
+    tensors = wide(8).tensors
+    mine = slice(None)
+    if distributed.several():
+        mine = slice(2, None) if rank else slice(0, 2)
+    run.step([tensor[mine] for tensor in tensors])
+    return network_of(run)
+
+
+def unbroken(folder: Path, rank: int) -> Any:
+    run = joint(rank, FGSM(0.1))
+    run.fit(joint_loader(), list(DataLoader(wide(6), 3)), epochs=6, progress=False)
+    return {"weights": network_of(run), "best": run._best_weights}
+
+
+def part_of_training(epochs: int) -> Any:
+    def go(folder: Path, rank: int) -> Any:
+        run = joint(rank, FGSM(0.1))
+        run.fit(
+            joint_loader(),
+            list(DataLoader(wide(6), 3)),
+            epochs,
+            folder / "moves.pt",
+            progress=False,
+        )
+        return {"weights": network_of(run), "best": run._best_weights, "epoch": run.epoch}
+
+    return go
+
+
+class Dies(Callback):
+    def __init__(self, how: str, rank: int) -> None:
+        self.how, self.rank = how, rank
+
+    def after_step(self, trainer: Any, loss: float) -> None:
+        if self.rank == 1 and trainer.epoch == 2:
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("a galaxy that is none")
+
+
+def dies(how: str) -> Any:
+    def go(folder: Path, rank: int) -> Any:
+        run = joint(rank, FGSM(0.1))
+        calls = [Dies(how, rank)]
+        run.fit(joint_loader(), None, 4, folder / f"{how}.pt", calls, progress=False)
+
+    return go
+
+
+def goes_on(how: str) -> Any:
+    def go(folder: Path, rank: int) -> Any:
+        run = joint(rank, FGSM(0.1))
+        calls = [Dies(how, -1)]
+        run.fit(joint_loader(), None, 4, folder / f"{how}.pt", calls, progress=False)
+        return {"weights": network_of(run)}
+
+    return go
+
+
+def not_broken(folder: Path, rank: int) -> Any:
+    run = joint(rank, FGSM(0.1))
+    run.fit(joint_loader(), None, 4, callbacks=[Dies("no", -1)], progress=False)
+    return {"weights": network_of(run)}
+
+
 CASES = {
+    "as_one": as_one,
+    "evaluated": evaluated,
+    "unlike_sizes": unlike_sizes,
+    "unbroken": unbroken,
+    "two_epochs": part_of_training(2),
+    "four_epochs": part_of_training(4),
+    "six_epochs": part_of_training(6),
+    "killed": dies("killed"),
+    "raised": dies("raised"),
+    "after_killed": goes_on("killed"),
+    "after_raised": goes_on("raised"),
+    "not_broken": not_broken,
     "plateau": plateau,
     "whole": whole,
     "first": first,
@@ -253,12 +446,4 @@ CASES = {
     "stop_in_one": stop_in_one,
     "uneven": uneven,
     "plain_attack": plain_attack,
-    "other_number": lambda folder, rank: refused(
-        build(rank),
-        folder,
-        3,
-        share(2),
-        checkpoint=folder / "run.pt",
-        callbacks=[WeightAverage(0.9)],
-    ),
 }

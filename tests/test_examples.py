@@ -22,6 +22,7 @@ import torch
 import advphotoz
 from advphotoz import CrossEntropy, NegativeLogLikelihood, RedshiftBins, models
 from advphotoz.evaluation import Evaluation
+from advphotoz.survey import CalibrationBudget
 from advphotoz.training import AdversarialTrainer
 
 pytest.importorskip("galsim", reason="the examples draw galaxies: needs the extra sim")
@@ -410,3 +411,59 @@ def test_quasars(environment: dict[str, str], tmp_path: Path) -> None:
     again, _ = run("quasars.py", *options, env=environment, cwd=tmp_path)
     assert again.splitlines()[-7:] == out.splitlines()[-7:]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was done again
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of a small network, as the demo writes it."""
+    torch.manual_seed(0)
+    model = models.cnn(image_size=16, width=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    trainer = AdversarialTrainer(model, optimizer, None, 0.0, CrossEntropy(RedshiftBins()))
+    batch = (torch.rand(8, 5, 16, 16), torch.rand(8) / 10, 0.4 * torch.rand(8))
+    path = tmp_path_factory.mktemp("survey") / "small.pt"
+    trainer.fit([batch], epochs=1, checkpoint=path, progress=False)
+    return path
+
+
+def test_survey_budget_of_cutouts(
+    checkpoint: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "mine.npz",
+        image=rng.normal(0.2, 0.05, (60, 5, 16, 16)).astype(np.float32),
+        ebv=rng.uniform(0, 0.1, 60),
+        z=rng.uniform(0, 0.4, 60),
+    )
+    options = ("--data", "mine.npz", "--networks", checkpoint, "--size", 16, "--width", 0.05)
+    options = ("galaxies", *options, "--bins", 2, "--draws", 5, "--limit", 1e-5, "--out", "run")
+    out, _ = run("survey_budget.py", *options, env=environment, cwd=tmp_path)
+    assert out.strip() == (tmp_path / "run" / "survey_budget.md").read_text().strip()
+    rows = [line.split(" | ")[0] for line in out.splitlines() if line.startswith("| ")]
+    effects = [row.removeprefix("| ").removesuffix(" (not converged)") for row in rows[2:9]]
+    assert effects[0] == "PSF width 1 %"
+    assert effects[-1] == "all together"
+    assert "the worst case" in out
+    for effect in ("zero-points", "all-together"):
+        found = CalibrationBudget.load(tmp_path / "run" / f"small-{effect}.json")
+        assert (found.factor < 1) == (abs(found.full.worst.shift) > 1e-5)
+        assert abs(found.met.worst.shift) <= 1.02e-5
+        assert found.words in out or effect == "zero-points"
+    assert (tmp_path / "run" / "survey_budget.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_survey_budget_of_magnitudes(environment: dict[str, str], tmp_path: Path) -> None:
+    options = ("--galaxies", 120, "--epochs", 2, "--bins", 1, "--draws", 5)
+    out, _ = run("survey_budget.py", "magnitudes", *options, env=environment, cwd=tmp_path)
+    assert out.index("## classical") < out.index("## Algorithm 1")
+    assert "zero point 10 mmag (u 20 mmag)" in out
+
+
+def test_survey_budget_without_a_network(environment: dict[str, str], tmp_path: Path) -> None:
+    _, err = run("survey_budget.py", "galaxies", env=environment, cwd=tmp_path, status=2)
+    assert "examples/demo.py trains some" in err
+    np.savez(tmp_path / "mine.npz", image=np.zeros((2, 5, 9, 9)), ebv=np.zeros(2), z=np.zeros(2))
+    options = ("galaxies", "--networks", "none.pt", "--data", "mine.npz", "--size", 9)
+    _, err = run("survey_budget.py", *options, env=environment, cwd=tmp_path, status=1)
+    assert "none.pt does not exist" in err

@@ -25,12 +25,14 @@ LAYERS = {
     "helpers": 0,
     "nouns": 1,
     "attacks": 2,
+    "certify": 3,
     "training": 3,
     "evaluation": 3,
-    "plotting": 4,
-    "html_report": 5,
-    "": 6,
-    "testing": 7,  # outside, like a user: it must know every public name to evaluate a repr
+    "survey": 4,
+    "plotting": 5,
+    "html_report": 6,
+    "": 7,
+    "testing": 8,  # outside, like a user: it must know every public name to evaluate a repr
 }
 NOUNS = {
     "batch",
@@ -47,6 +49,8 @@ NOUNS = {
 }
 NOUN_EDGES = {("objectives", "redshift"), ("metrics", "redshift")}
 OPTIONAL = [
+    "lightning",
+    "pyarrow",
     "art",
     "astropy",
     "dust_extinction",

@@ -35,6 +35,7 @@ __all__ = [
     "SIX",
     "STANDARD",
     "STRONG",
+    "SWEEP",
     "Training",
     "curve_attacks",
     "table1_attacks",
@@ -70,6 +71,9 @@ DEFENDED = ALONE[1:]
 CURVES = ("Iref", "fgsm-20", "step-50", "pgd-50", "pgd-50-i4")
 """Networks whose metrics are drawn against eps."""
 
+SWEEP = {"pgd-20": 0.2, "pgd-10": 0.1, "pgd-05": 0.05}
+"""The shares f_a of PGD that the text describes, beside the half of Table 3."""
+
 # Table 3: what is changed in the Inception (Sec. 4.3), as arguments of `models.inception`.
 CAPACITY: dict[str, dict[str, float]] = {
     "": {},
@@ -103,8 +107,8 @@ def trainings(scale: Scale) -> Iterator[Training]:
     for k in range(4):
         yield Training(f"I{k}", seed=k + 1)
     yield from _defenses(scale, 0)
-    for share in (20, 10, 5):  # the sweep over f_a that the text describes
-        yield Training(f"pgd-{share:02d}", attack=_crafting(scale), fraction=share / 100)
+    for name, share in SWEEP.items():
+        yield Training(name, attack=_crafting(scale), fraction=share)
     for again in zip(*(_defenses(scale, seed) for seed in range(1, scale.seeds)), strict=True):
         yield from again
 

@@ -5,17 +5,20 @@ an *objective* what to make worse, an *attack* how to search. `AdversarialTraine
 attacks (Algorithm 1 of Campagne 2020, arXiv:2002.10154), `evaluate` measures under them.
 """
 
-from advphotoz import datasets, metrics, models
+from advphotoz import datasets, metrics, models, survey
 from advphotoz._version import __version__ as __version__
 from advphotoz.attacks import (
+    APGD,
     FGSM,
     PGD,
     Attack,
     GradientAttack,
+    Square,
     UniformNoise,
     WorstOf,
     ZeroGradientWarning,
     l2_pgd,
+    standard,
 )
 from advphotoz.evaluation import evaluate, robustness_curve
 from advphotoz.memory import keep_freed_memory
@@ -28,28 +31,54 @@ from advphotoz.objectives import (
     SignedRedshift,
     TowardRedshift,
 )
-from advphotoz.perturbations import L2Ball, LinfBall, PerturbationSet, ZeroPoint, l2_eps_from_linf
+from advphotoz.perturbations import (
+    Compose,
+    GaussianBudget,
+    L2Ball,
+    LinfBall,
+    MagnitudeOffset,
+    PerturbationSet,
+    PSFWidth,
+    ReddeningError,
+    ReddeningInputError,
+    Shift,
+    SkyGradient,
+    SkyLevel,
+    ZeroPoint,
+    l2_eps_from_linf,
+)
 from advphotoz.redshift import GaussianMixture, PointEstimate, Quantiles, RedshiftBins
 from advphotoz.training import AdversarialTrainer, mix_adversarial
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
     "AdversarialTrainer",
     "Attack",
+    "Compose",
     "CrossEntropy",
+    "GaussianBudget",
     "GaussianMixture",
     "GradientAttack",
     "L2Ball",
     "LinfBall",
+    "MagnitudeOffset",
     "NegativeLogLikelihood",
+    "PSFWidth",
     "PerturbationSet",
     "PinballLoss",
     "PointEstimate",
     "Quantiles",
+    "ReddeningError",
+    "ReddeningInputError",
     "RedshiftBins",
     "RedshiftError",
+    "Shift",
     "SignedRedshift",
+    "SkyGradient",
+    "SkyLevel",
+    "Square",
     "TowardRedshift",
     "UniformNoise",
     "WorstOf",
@@ -65,4 +94,6 @@ __all__ = [
     "mix_adversarial",
     "models",
     "robustness_curve",
+    "standard",
+    "survey",
 ]

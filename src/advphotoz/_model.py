@@ -20,6 +20,7 @@ __all__ = [
     "evaluating",
     "untouched",
     "unwrapped",
+    "unwrapped_model",
 ]
 
 _users: dict[int, tuple[int, int]] = {}  # id of a model -> (thread, how many times entered)
@@ -147,6 +148,13 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
         model.module if isinstance(model, DistributedDataParallel) else model
     )
     return inner
+
+
+def unwrapped_model(model: nn.Module) -> nn.Module:
+    """Return the network of a DistributedDataParallel wrapper, or the model itself."""
+    inner: Any = unwrapped(model)
+    network: nn.Module = inner
+    return network
 
 
 def device_of(model: nn.Module) -> torch.device:

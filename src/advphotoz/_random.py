@@ -39,6 +39,13 @@ class SampleGenerators:
         """The generators, made when they are first drawn from."""
         return [torch.Generator().manual_seed(seed) for seed in self.seeds]
 
+    def rows(self, rows: Iterable[int]) -> SampleGenerators:
+        """Return the generators of some samples: the same ones, which go on where they are."""
+        chosen = list(rows)
+        some = SampleGenerators(self.seeds[row] for row in chosen)
+        some.generators = [self.generators[row] for row in chosen]
+        return some
+
     def __len__(self) -> int:
         return len(self.seeds)
 

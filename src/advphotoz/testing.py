@@ -98,6 +98,7 @@ def check_set(
     with finite differences, and modifies none of its arguments; `project` is idempotent, changes
     nothing inside and gives ``size <= 1`` exactly; `steepest` has size 1 and no point of the set
     rises faster; `sample` is inside, repeatable, and with `SampleGenerators` the same in any batch;
+    so is `propose`;
     `place` keeps dtype, device and memory format; samples are independent; steps of one fraction
     and of one per sample agree; the same change is half as large in ``scaled(2)``; the set is
     hashable, picklable and equal to what its repr evaluates to. All of it in single, double and
@@ -138,6 +139,7 @@ def check_set(
         _check_identity(case)
         _check_project(case)
         _check_sample(case)
+        _check_propose(case)
         _check_place(case)
         _check_step(case)
     exact = _Case(
@@ -549,6 +551,10 @@ class _Case:
         found: Tensor = self._call(self.set.project, "project", self.x, p)
         return found
 
+    def propose(self, p: Tensor | None, share: float, generator: Generator) -> Tensor:
+        found: Tensor = self._call(self.set.propose, "propose", self.x, p, share, generator)
+        return found
+
     def steepest(self, grad: Tensor) -> Tensor:
         found: Tensor = self._call(self.set.steepest, "steepest", grad)
         return found
@@ -651,6 +657,31 @@ def _check_sample(case: _Case) -> None:
             case.close(alone, whole[i : i + 1]),
             "with one generator per sample, a draw depends on the rest of its batch",
         )
+
+
+def _check_propose(case: _Case) -> None:
+    seeds = list(range(7, 7 + len(case.x)))
+
+    def search(one: _Case, seeds: Sequence[int]) -> list[Tensor]:
+        generator, p, found = SampleGenerators(seeds), None, []
+        for share in (1.0, 0.5, 0.1, 0.001):
+            p = one.propose(p, share, generator)
+            found.append(p)
+        return found
+
+    whole, identity = search(case, seeds), case.set.identity(case.x)
+    for p in whole:
+        case.require(
+            p.shape == identity.shape and p.dtype == identity.dtype,
+            "propose gives another shape or dtype than identity",
+        )
+        case.require((case.size(p) <= 1).all(), "a candidate of propose lies outside the set")
+    for i, seed in enumerate(seeds):
+        for alone, together in zip(search(case.row(i), [seed]), whole, strict=True):
+            case.require(
+                case.close(alone, together[i : i + 1]),
+                "with one generator per sample, a candidate depends on the rest of its batch",
+            )
 
 
 def _check_place(case: _Case) -> None:

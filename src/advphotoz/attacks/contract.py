@@ -22,6 +22,7 @@ from advphotoz.perturbations import PerturbationSet
 
 __all__ = [
     "Attack",
+    "Budget",
     "Found",
     "ZeroGradientWarning",
     "attack_name",
@@ -31,6 +32,7 @@ __all__ = [
     "check_result",
     "check_returns_all",
     "deepened",
+    "follows_gradients",
     "objective_of",
     "perturbations_of",
     "run_attack",
@@ -87,6 +89,21 @@ class Found(NamedTuple):
     rising: Tensor | None = None
 
 
+class Budget(NamedTuple):
+    """What an attack asks of the network for one sample, at most.
+
+    Attributes
+    ----------
+    gradients : int
+        Forward passes that are followed by a backward pass to the images.
+    forward : int
+        Forward passes alone.
+    """
+
+    gradients: int
+    forward: int
+
+
 class ZeroGradientWarning(UserWarning):
     """The gradient is zero in a whole batch, so that a gradient attack does nothing.
 
@@ -130,6 +147,12 @@ def perturbations_of(attack: Any) -> PerturbationSet | None:
 def objective_of(attack: Any) -> Objective | None:
     """Return what an attack maximises; None if it does not say so."""
     return getattr(attack, "objective", None)
+
+
+def follows_gradients(attack: Any) -> bool | None:
+    """Return whether an attack asks the network for gradients; None if it does not say so."""
+    found = getattr(attack, "follows_gradients", None)
+    return None if found is None else bool(found)
 
 
 def deepened(attack: Any) -> Any:

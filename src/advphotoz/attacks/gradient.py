@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -92,6 +92,8 @@ class GradientAttack(ABC):
     objective: Objective | None = field(default=None, kw_only=True)
     eval_mode: bool = field(default=True, kw_only=True)
     autocast: torch.dtype | None = field(default=None, kw_only=True)
+
+    follows_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "perturbations", as_set(self.perturbations, type(self).__name__))

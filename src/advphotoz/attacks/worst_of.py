@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from advphotoz._checks import check_at_least_one
 from advphotoz._model import untouched, unwrapped
 from advphotoz._random import Generator, SampleGenerators
 from advphotoz.attacks.contract import (
     Attack,
+    Budget,
     Found,
     attack_name,
     bind_objective,
+    check_batch,
     check_returns_all,
     deepened,
+    follows_gradients,
     perturbations_of,
     run_attack,
     scaled,
 )
 from advphotoz.attacks.problem import better
+from advphotoz.models import AverageOverDraws
 from advphotoz.objectives import Objective, per_sample
 from advphotoz.perturbations import PerturbationSet
 
@@ -48,6 +53,14 @@ class WorstOf:
     objective : callable, optional
         ``(output, target) -> (N,)``, what is compared, in eval mode. Attacks that have none of
         their own maximise it too. None: the caller's (that of a trainer or of `evaluate`).
+    title : str
+        A name for tables in place of the list of attacks.
+    enough : float, optional
+        A sample whose objective is above this is left alone: with the images of the attacks so
+        far, unchanged where it is so from the start. None: every sample meets every attack.
+    draws : int
+        For a network that is random in eval mode: attacks and comparison see its mean output over
+        this many draws (`AverageOverDraws`), and so follow the gradient of the expectation.
 
     Raises
     ------
@@ -78,6 +91,9 @@ class WorstOf:
 
     attacks: Sequence[Attack]
     objective: Objective | None = None
+    title: str = field(default="", kw_only=True)
+    enough: float | None = field(default=None, kw_only=True)
+    draws: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         if callable(self.attacks) or not isinstance(self.attacks, Sequence):
@@ -93,6 +109,9 @@ class WorstOf:
                     "each of the attacks must be callable as attack(model, x, target, context, "
                     f"generator), got {attack!r}"
                 )
+        check_at_least_one(self.draws, "draws")
+        if self.enough is not None:
+            object.__setattr__(self, "enough", float(self.enough))
         ours = self.objective
         bound = self.attacks if ours is None else [bind_objective(a, ours) for a in self.attacks]
         object.__setattr__(self, "attacks", tuple(bound))
@@ -127,12 +146,21 @@ class WorstOf:
                 "give it theirs"
             )
         context = tuple(context)
-        worst: Found | None = None
-        for attack in self.attacks:
-            found = _run(attack, model, x, target, context, generator)
-            value = _value(model, found, target, objective)
-            found = found._replace(parameters=None, value=value)
-            worst = found if worst is None else _worse(worst, found)
+        if self.draws > 1:
+            model = AverageOverDraws(unwrapped(model), self.draws)  # type: ignore[arg-type]
+        worst = None if self.enough is None else _unchanged(model, x, target, context, objective)
+        for number, attack in enumerate(self.attacks):
+            rows = None
+            if worst is not None and self.enough is not None:
+                assert worst.value is not None
+                rows = (worst.value <= self.enough).nonzero()[:, 0]
+                if not len(rows):
+                    break
+            found = _on_rows(attack, model, x, target, context, generator, objective, rows)
+            if worst is not None and rows is not None:
+                found = _filled(found, rows, worst)
+            # The unchanged image is no candidate: it would hide an attack that fails.
+            worst = found if worst is None or number == 0 else _worse(worst, found)
         assert worst is not None
         return worst
 
@@ -144,10 +172,42 @@ class WorstOf:
 
     @property
     def name(self) -> str:
-        """Such as ``worst of FGSM 0.01, 2 PGD-10 0.01``."""
+        """Such as ``worst of FGSM 0.01, 2 PGD-10 0.01``, or the title and the set."""
+        if self.title:
+            return f"{self.title} {self.set.label}" if self.set is not None else self.title
         counts = Counter(attack_name(attack) for attack in self.attacks)
         parts = (f"{n} {name}" if n > 1 else name for name, n in counts.items())
         return "worst of " + ", ".join(parts)
+
+    @property
+    def follows_gradients(self) -> bool | None:
+        """Whether any of the attacks does; None if that is not known."""
+        known = [follows_gradients(attack) for attack in self.attacks]
+        return True if True in known else None if None in known else False
+
+    @property
+    def budget(self) -> Budget | None:
+        """What it asks of the network, the comparison included; None if an attack does not say."""
+        parts = [getattr(attack, "budget", None) for attack in self.attacks]
+        if any(part is None for part in parts):
+            return None
+        compared = len(parts) + (self.enough is not None)
+        return Budget(
+            self.draws * sum(part.gradients for part in parts),
+            self.draws * (sum(part.forward for part in parts) + compared),
+        )
+
+    def only(self, gradients: bool) -> Self | None:
+        """Return the same with those attacks alone that follow gradients, or that do not.
+
+        What maximises nothing, such as noise, is no search; None where none is left.
+        """
+        chosen = tuple(
+            attack
+            for attack in self.attacks
+            if follows_gradients(attack) is gradients and hasattr(attack, "objective")
+        )
+        return self._with(attacks=chosen, title="", enough=None) if chosen else None
 
     def bind(self, objective: Objective) -> Self:
         """Return the same with an objective, its own if it has one."""
@@ -158,8 +218,12 @@ class WorstOf:
         return self._each(lambda attack: scaled(attack, factor), everyone=True)
 
     def deepened(self) -> Self | None:
-        """Return the same with twice the steps of every attack that has steps; None if none has."""
-        return self._each(deepened, everyone=False)
+        """Return the same with twice the steps of every attack that has steps; None if none has.
+
+        It has no title: that belongs to the attacks as they are.
+        """
+        more = self._each(deepened, everyone=False)
+        return None if more is None else more._with(title="")
 
     def _each(self, change: Callable[[Any], Any], everyone: bool) -> Self | None:
         changed = [change(attack) for attack in self.attacks]
@@ -171,6 +235,57 @@ class WorstOf:
 
     def _with(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
+
+
+def _unchanged(
+    model: Callable[..., Any],
+    x: Tensor,
+    target: Tensor,
+    context: tuple[Tensor, ...],
+    objective: Objective,
+) -> Found:
+    """Return the images as they are, with their objective."""
+    check_batch(x, target, context)
+    zero = torch.zeros(len(x), device=x.device)
+    clean = Found(x.clone(), tuple(c.clone() for c in context), None, zero, None, zero.bool())
+    return clean._replace(value=_value(model, clean, target, objective))
+
+
+def _on_rows(
+    attack: Attack,
+    model: Callable[..., Any],
+    x: Tensor,
+    target: Tensor,
+    context: tuple[Tensor, ...],
+    generator: Generator,
+    objective: Objective,
+    rows: Tensor | None,
+) -> Found:
+    """Run an attack on some samples, all for None; return what it found, with the objective."""
+    if rows is not None:
+        x, target, context = x[rows], target[rows], tuple(c[rows] for c in context)
+        if isinstance(generator, SampleGenerators):
+            generator = generator.rows(rows.tolist())
+    found = _run(attack, model, x, target, context, generator)
+    value = _value(model, found, target, objective)
+    return found._replace(parameters=None, value=value)
+
+
+def _filled(found: Found, rows: Tensor, others: Found) -> Found:
+    """Return what was found for some samples, and for all others what was known."""
+    x = others.x.index_copy(0, rows, found.x)
+    context = tuple(
+        old.index_copy(0, rows, new) for old, new in zip(others.context, found.context, strict=True)
+    )
+    size, value, rising = (
+        None if old is None or new is None else old.index_copy(0, rows, new.to(old.dtype))
+        for old, new in (
+            (others.size, found.size),
+            (others.value, found.value),
+            (others.rising, found.rising),
+        )
+    )
+    return Found(torch.empty_like(others.x).copy_(x), context, None, size, value, rising)
 
 
 def _run(

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from advphotoz._arrays import as_tensor, read_array
 from advphotoz._checks import check_finite
+from advphotoz.datasets.columns import EXACT
 from advphotoz.datasets.npy_files import read_npz, write_npz
 from advphotoz.datasets.selection import random_split, row_numbers
 
 __all__ = ["CutoutDataset"]
-
-EXACT = 2**24
-"""Up to this size float32 holds every integer."""
 
 
 def _real(value: Any, name: str) -> Tensor:
@@ -60,7 +59,7 @@ def _column(value: Any, name: str, rows: int) -> Tensor:
     return column
 
 
-class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class CutoutDataset(Dataset[tuple[Tensor, ...]]):
     """Cutouts of galaxies with reddening and redshift; sample k is `(image, ebv, z)`.
 
     Parameters
@@ -68,14 +67,18 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     image : array or tensor
         Pixels of shape (N, bands, height, width), floating point, in any unit (nanomaggies for
         the simulated ones). Any number of bands and any size.
-    ebv : array or tensor
+    ebv : array or tensor, or None
         Galactic reddening E(B-V) in magnitudes, shape (N,); zeros where it is corrected already.
+        None: samples without it, `(image, z)`, for a network that does not take it.
     z : array or tensor
         Spectroscopic redshift, shape (N,).
     catalogue : mapping of str to array or tensor, optional
         A dict or a table of further columns with one row per image, such as the magnitudes `mag`
         of shape (N, bands). They follow their galaxies through `subset`, `split` and files, but
         are no part of a sample.
+    context : sequence of str
+        Names of catalogue columns that are part of a sample after all: the network takes them
+        after E(B-V).
 
     Attributes
     ----------
@@ -104,7 +107,12 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """
 
     def __init__(
-        self, image: Any, ebv: Any, z: Any, catalogue: Mapping[str, Any] | None = None
+        self,
+        image: Any,
+        ebv: Any,
+        z: Any,
+        catalogue: Mapping[str, Any] | None = None,
+        context: Sequence[str] = (),
     ) -> None:
         pixels = _real(image, "image")
         if not pixels.is_floating_point():
@@ -119,7 +127,7 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
                 f"got {tuple(self.image.shape)}"
             )
         rows = len(self.image)
-        self.ebv = _column(ebv, "ebv", rows)
+        self.ebv = None if ebv is None else _column(ebv, "ebv", rows)
         self.z = _column(z, "z", rows)
         columns = {} if catalogue is None else catalogue
         if not hasattr(columns, "items"):
@@ -134,12 +142,20 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
                     f"catalogue column {name!r} must have {rows} rows like image, "
                     f"got shape {tuple(value.shape)}"
                 )
+        if isinstance(context, str) or not set(context) <= self.catalogue.keys():
+            raise ValueError(
+                f"context must be a list of names of catalogue columns, out of "
+                f"{list(self.catalogue)}, got {context!r}"
+            )
+        self.context = tuple(context)
 
     def __len__(self) -> int:
         return len(self.z)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.image[index], self.ebv[index], self.z[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        ebv = () if self.ebv is None else (self.ebv[index],)
+        further = (self.catalogue[name][index].float() for name in self.context)
+        return self.image[index], *ebv, *further, self.z[index]
 
     def __repr__(self) -> str:
         bands, height, width = self.image.shape[1:]
@@ -165,7 +181,8 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """
         rows = row_numbers(indices, len(self))
         part = copy.copy(self)
-        part.image, part.ebv, part.z = self.image[rows], self.ebv[rows], self.z[rows]
+        part.image, part.z = self.image[rows], self.z[rows]
+        part.ebv = None if self.ebv is None else self.ebv[rows]
         part.catalogue = {name: value[rows] for name, value in self.catalogue.items()}
         return part
 
@@ -200,18 +217,24 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write everything to an uncompressed .npz file that `from_npz` reads.
 
-        The keys are `image`, `ebv`, `z` and `catalogue.NAME`. The file appears when it is
-        complete; an existing one is replaced.
+        The keys are `image`, `ebv`, `z` and `catalogue.NAME`, and `context` with the names of
+        further inputs where there are some or no `ebv`. The file appears when it is complete; an
+        existing one is replaced.
         """
         columns = {f"catalogue.{name}": value for name, value in self.catalogue.items()}
-        arrays = {"image": self.image, "ebv": self.ebv, "z": self.z, **columns}
-        write_npz(Path(path), {name: value.numpy() for name, value in arrays.items()})
+        inputs = {"image": self.image, "ebv": self.ebv, "z": self.z}
+        held = {name: value for name, value in {**inputs, **columns}.items() if value is not None}
+        arrays = {name: value.numpy() for name, value in held.items()}
+        if self.ebv is None or self.context:
+            arrays["context"] = np.array(self.context, dtype=np.str_)
+        write_npz(Path(path), arrays)
 
     @classmethod
     def from_npz(cls, path: str | os.PathLike[str]) -> CutoutDataset:
         """Read an .npz file with the keys `image`, `ebv`, `z` (and `catalogue.NAME`, if any).
 
-        Other keys are left alone. Nothing that would need unpickling is read.
+        Other keys are left alone. Nothing that would need unpickling is read. Without `ebv` it must
+        have been written by `to_npz`.
 
         Raises
         ------
@@ -233,8 +256,10 @@ class CutoutDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         arrays = read_npz(
             Path(path),
             ("image", "ebv", "z"),
-            "write it with CutoutDataset.to_npz, or numpy.savez(path, image=..., ebv=..., z=...)",
+            "write it with CutoutDataset.to_npz, or numpy.savez(path, image=..., ebv=..., z=...); "
+            "other names, and files without E(B-V), are read by StoredCutouts(path, ...).load()",
         )
         names = [key for key in arrays if key.startswith("catalogue.")]
         columns = {name.removeprefix("catalogue."): arrays[name] for name in names}
-        return cls(arrays["image"], arrays["ebv"], arrays["z"], columns)
+        context = arrays["context"].tolist() if "context" in arrays else ()
+        return cls(arrays["image"], arrays.get("ebv"), arrays["z"], columns, context)

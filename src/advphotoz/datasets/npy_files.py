@@ -1,4 +1,4 @@
-"""Arrays in .npz archives and in folders of .npy files: whole arrays, columns, and single rows.
+"""Arrays in .npz archives and in folders of .npy files: whole arrays, and single rows.
 
 Nothing is mapped into memory and nothing stays open: a file is opened for one read and closed, so
 that forked, spawned and threaded readers share no state.
@@ -20,20 +20,51 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from advphotoz._files import replacing
 
-__all__ = [
-    "FileArray",
-    "array_columns",
-    "array_names",
-    "find_array",
-    "read_npz",
-    "record_columns",
-    "write_npz",
-]
+__all__ = ["FileArray", "NumpyFiles", "find_array", "read_npz", "runs", "write_npz"]
+
+
+class NumpyFiles:
+    """An .npz archive or a folder of .npy files, as an `ArraySource`.
+
+    Parameters
+    ----------
+    path : path
+        The archive or the folder. Columns may be compressed; an array that is read by rows may not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+        self._found: dict[str, FileArray] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of the arrays, in alphabetical order."""
+        return _names(self.path)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return the shape and dtype of an array."""
+        with _opened(self.path, name) as file:
+            shape, _, dtype = _header(file)
+            return shape, dtype
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a whole array; one that would need unpickling is refused."""
+        with _opened(self.path, name) as file:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+
+    def rows(self, name: str, numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows of an array; see `find_array` for what is refused."""
+        if name not in self._found:
+            self._found[name] = find_array(self.path, name)
+        return self._found[name].read(numbers)
+
+    def where(self, row: int) -> str:
+        """Say where a row stands."""
+        return f"row {row} of {self.path}"
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -44,6 +75,8 @@ def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 def read_npz(path: Path, keys: Iterable[str], advice: str) -> dict[str, npt.NDArray[Any]]:
     """Return the named arrays of an .npz file, and those whose key starts with "catalogue.".
+
+    A file with the key "context" says itself which inputs it holds, and need not have "ebv".
 
     Raises
     ------
@@ -57,9 +90,12 @@ def read_npz(path: Path, keys: Iterable[str], advice: str) -> dict[str, npt.NDAr
                 raise TypeError("it holds a single array")
             extra = [key for key in archive.files if key.startswith("catalogue.")]
             missing = [key for key in keys if key not in archive.files]
+            if "context" in archive.files:
+                extra.append("context")
+                missing = [key for key in missing if key != "ebv"]
             if missing:
                 raise KeyError(f"it has no {missing[0]!r} among its keys {archive.files}")
-            return {key: archive[key] for key in (*keys, *extra)}
+            return {key: archive[key] for key in (*keys, *extra) if key in archive.files}
     except FileNotFoundError:
         raise
     except Exception as error:  # a broken archive can raise almost anything
@@ -81,14 +117,13 @@ class FileArray:
         wanted, order = np.unique(rows, return_inverse=True)
         length = math.prod(self.shape[1:]) * self.dtype.itemsize
         raw = np.empty((len(wanted), length), np.uint8)
-        starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
-        runs = list(pairwise([*starts.tolist(), len(wanted)]))
+        neighbours = runs(wanted)
         with self.path.open("rb", buffering=0) as file:
             if hasattr(os, "posix_fadvise"):  # the disk looks for all at once, not one by one
-                for low, high in runs:
+                for low, high in neighbours:
                     start, size = self.offset + int(wanted[low]) * length, (high - low) * length
                     os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-            for low, high in runs:
+            for low, high in neighbours:
                 file.seek(self.offset + int(wanted[low]) * length)
                 view = raw[low:high].reshape(-1).data
                 while view:  # one read stops short at 2 GiB, or at a signal
@@ -101,62 +136,17 @@ class FileArray:
         return raw.view(self.dtype).reshape(len(rows), *self.shape[1:])
 
 
-def array_names(path: Path) -> list[str]:
-    """Return the names of the arrays of an archive or a folder, in alphabetical order."""
+def runs(rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return where neighbours stand in rows that rise: `rows[low:high]` is one of them."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    return list(pairwise([*starts.tolist(), len(rows)]))
+
+
+def _names(path: Path) -> list[str]:
     if path.is_dir():
         return sorted(file.stem for file in path.glob("*.npy"))
     with _archive(path) as archive:
         return sorted(n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy"))
-
-
-def record_columns(path: Path, name: str, rows: int) -> dict[str, Tensor]:
-    """Return the columns of numbers of a record array with `rows` rows."""
-    table = _read_array(path, name)
-    if table.dtype.names is None or table.shape != (rows,):
-        raise ValueError(
-            f"{name!r} in {path} must be a record array with named columns and {rows} rows, got "
-            f"{table.dtype} of shape {table.shape}; pass labels=None where each column is an "
-            "array of its own"
-        )
-    return _numbers({field: table[field] for field in table.dtype.names})
-
-
-def array_columns(path: Path, names: Iterable[str], rows: int) -> dict[str, Tensor]:
-    """Return those arrays that are columns: numbers, `rows` rows, one or two dimensions."""
-    columns = {}
-    for name in names:
-        shape, _ = _read_header(path, name)
-        if len(shape) in (1, 2) and shape[0] == rows:
-            columns[name.removeprefix("catalogue.")] = _read_array(path, name)
-    return _numbers(columns)
-
-
-def _numbers(columns: dict[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
-    """Return numbers as float32, or as int64 where they are whole: they may be identifiers."""
-    found = {}
-    for name, column in columns.items():
-        kind = column.dtype.kind
-        if kind == "f":
-            with np.errstate(over="ignore"):
-                found[name] = torch.from_numpy(column.astype(np.float32))
-        # torch has no whole numbers beyond those of int64.
-        elif kind == "i" or (kind == "u" and column.max(initial=0) <= np.iinfo(np.int64).max):
-            found[name] = torch.from_numpy(column.astype(np.int64))
-    return found
-
-
-def _read_array(path: Path, name: str) -> npt.NDArray[Any]:
-    """Return a whole array; one that would need unpickling is refused."""
-    with _opened(path, name) as file:
-        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
-
-
-def _read_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and dtype of an array."""
-    with _opened(path, name) as file:
-        shape, _, dtype = _header(file)
-        return shape, dtype
 
 
 def find_array(path: Path, name: str) -> FileArray:
@@ -226,7 +216,7 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
             with _archive(path) as archive, archive.open(f"{name}.npy") as file:
                 yield file
     except (FileNotFoundError, KeyError) as error:
-        raise ValueError(f"{path} has no array {name!r}, it has {array_names(path)}") from error
+        raise ValueError(f"{path} has no array {name!r}, it has {_names(path)}") from error
     except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{name!r} in {path} cannot be read: {error}") from error
 

@@ -6,6 +6,7 @@ from advphotoz.evaluation.evaluate import evaluate
 from advphotoz.evaluation.landscape import loss_landscape
 from advphotoz.evaluation.report import Evaluation, Row
 from advphotoz.evaluation.tally import Tally
+from advphotoz.evaluation.tomography import TomographicBin, Tomography
 from advphotoz.evaluation.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "RobustnessCurve",
     "Row",
     "Tally",
+    "TomographicBin",
+    "Tomography",
     "TransferMatrix",
     "evaluate",
     "loss_landscape",

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from advphotoz import distributed
 from advphotoz._model import autocasting
 from advphotoz.attacks import UniformNoise, ZeroGradientWarning
-from advphotoz.attacks.contract import deepened, objective_of, perturbations_of, scaled
+from advphotoz.attacks.contract import (
+    deepened,
+    follows_gradients,
+    objective_of,
+    perturbations_of,
+    scaled,
+)
 from advphotoz.attacks.problem import opened
 from advphotoz.batch import Batch
 from advphotoz.evaluation.run import Pass, Prepared
@@ -37,6 +43,7 @@ ZERO = 0.01  # share of zero gradients that may pass
 RISING = 0.9  # share of samples whose objective an attack should raise
 CONVERGED = 0.02  # share of its own rise that twice the steps may add
 ROOM = 0.9  # share of its room that an attack should use
+BEATEN = 0.05  # share of samples for which a search without gradients may find more
 SAME = 1e-4  # difference in redshift between two passes over the same images
 
 
@@ -226,7 +233,7 @@ class _Checker:
         if self.strongest is not None:
             made += [self.larger(self.strongest), self.beats_noise(self.strongest)]
             made += [self.harmless_noise(self.strongest)]
-        return [*made, *self.many_beat_one()]
+        return [*made, *self.many_beat_one(), *self.unmasked()]
 
     def same_twice(self) -> Check:
         """Show the same images twice: a network that draws in eval mode answers differently."""
@@ -253,6 +260,8 @@ class _Checker:
     def gradients(self) -> Check:
         """Look for gradients of zero, and for none at all."""
         name = "gradients do not vanish"
+        if self.attacks and all(follows_gradients(a) is False for a in self.attacks.values()):
+            return Check(name, "n/a", "no attack here follows gradients.")
         chosen = None if self.strongest is None else objective_of(self.attacks[self.strongest])
         objective = chosen or self.run.settings.objective
         zero: list[Tensor] = []
@@ -394,6 +403,31 @@ class _Checker:
                 ]
         return []
 
+    def unmasked(self) -> list[Check]:
+        """Compare searches along gradients with those without, within an attack and between two."""
+        made = []
+        for name, attack in self.attacks.items():
+            ask = getattr(attack, "only", None)
+            along, without = (None, None) if ask is None else (ask(True), ask(False))
+            if along is not None and without is not None:
+                found = (self._pass(one, "masked gradients") for one in (along, without))
+                made.append(_unmasked(name, *(tally.column("own") for tally in found)))
+        searches = {
+            follows: {n: a for n, a in self.attacks.items() if follows_gradients(a) is follows}
+            for follows in (True, False)
+        }
+        for name, attack in searches[False].items():
+            rivals = [
+                self.tallies[other].column("own")
+                for other, rival in searches[True].items()
+                if perturbations_of(rival) == perturbations_of(attack) is not None
+                and objective_of(rival) == objective_of(attack)
+            ]
+            if rivals:
+                best = torch.stack(rivals).amax(0)
+                made.append(_unmasked(name, best, self.tallies[name].column("own")))
+        return made
+
     def beats_noise(self, name: str) -> Check:
         """Compare the strongest attack with a draw from the same set."""
         title = "attack beats noise"
@@ -494,6 +528,24 @@ def _paired(after: Tensor, before: Tensor) -> tuple[float, float, float]:
     change = after.double() - start
     error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
     return float(change.mean()), error, float(start.mean())
+
+
+def _unmasked(attack: str, along: Tensor, without: Tensor) -> Check:
+    """Judge what searches along gradients and without them found of one objective, (N,)."""
+    rise, error, start = _paired(without, along)
+    rounding = 1e-5 * abs(start)
+    share = float((without > along + rounding).double().mean())
+    masked = share > BEATEN or rise > 2 * error + rounding
+    return Check(
+        "gradients beat a search without",
+        "not checked" if math.isnan(error) else "FAIL" if masked else "pass",
+        f"without gradients the mean objective is {rise:+.3g} ± {error:.2g} from the {start:.3g} "
+        f"that is found along them, and larger for {100 * share:.1f} % of {len(along)} samples (at "
+        f"most {100 * BEATEN:.0f} %, and no mean above by two standard errors): where they find "
+        "less, gradients are masked.",
+        attack,
+        "gradients masked",
+    )
 
 
 def _not_weaker(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import numpy.typing as npt
 from torch import nn
 
 from advphotoz import metrics
+from advphotoz._checks import require
 from advphotoz._files import replacing
 from advphotoz._model import device_of
 from advphotoz.evaluation.checks import Checks
 from advphotoz.evaluation.run import CLEAN, Pass, Settings
 from advphotoz.evaluation.tally import Tally
+from advphotoz.evaluation.tomography import Tomography, astropy_table, tomography
 from advphotoz.provenance import command, machine, versions, weights_digest
 
 __all__ = ["Evaluation", "Row", "load_json", "make_row", "provenance", "save_json"]
@@ -201,6 +205,11 @@ class Evaluation:
     settings : mapping
         What it was made with, and on what: readout, objective, attacks, seed, versions, machine,
         digests of weights and data, as plain values.
+    pdf : mapping of str to ndarray, (N, n)
+        Per row name, the probabilities of the bins, float32. Empty unless `evaluate` was asked to
+        keep them (``keep_pdf=True``).
+    edges : ndarray, (n + 1,), or None
+        Edges of these bins, in redshift.
     """
 
     rows: tuple[Row, ...]
@@ -209,6 +218,8 @@ class Evaluation:
     pit: Mapping[str, npt.NDArray[np.float32]]
     checks: Checks | None
     settings: Mapping[str, Any]
+    pdf: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    edges: npt.NDArray[np.float64] | None = None
 
     def __getitem__(self, name: str) -> Row:
         """Return the row of that name."""
@@ -242,11 +253,18 @@ class Evaluation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON, whole or not at all; missing folders are made.
 
+        PDFs that were kept lie beside it, in an uncompressed .npz file of the same name
+        (``report.json`` and ``report.pdf.npz``) with the arrays `edges` and `pdf.NAME`.
+
         Raises
         ------
         OSError
             If the folder cannot be written to.
         """
+        if self.pdf:
+            arrays = {f"pdf.{name}": values for name, values in self.pdf.items()}
+            with replacing(_beside(path)) as part, part.open("wb") as file:
+                np.savez(file, allow_pickle=False, edges=self.edges, **arrays)  # type: ignore[arg-type]
         save_json(path, "evaluation", self._body())
 
     @classmethod
@@ -258,9 +276,16 @@ class Evaluation:
         OSError
             If there is no such file.
         ValueError
-            If the file is cut off, is no JSON, or is not an evaluation of this format version.
+            If the file is cut off, is no JSON, or is not an evaluation of this format version; or
+            if the file of PDFs beside it is not the one that was written with it.
+
+        Warns
+        -----
+        UserWarning
+            If PDFs were kept and their file is not there: the rest is read.
         """
         body = load_json(path, "evaluation")
+        pdf, edges = _load_pdf(path, body.get("pdf_sha256"))
         with whole(path, "an evaluation"):
             checks = body["checks"]
             return cls(
@@ -270,7 +295,86 @@ class Evaluation:
                 pit={name: _array(values) for name, values in body["pit"].items()},
                 checks=None if checks is None else Checks.from_dict(checks),
                 settings=body["settings"],
+                pdf=pdf,
+                edges=edges,
             )
+
+    def by_bin(self, edges: Sequence[float], by: str = "clean") -> Tomography:
+        """Measure every row in tomographic bins of the redshift, with the shifts of their means.
+
+        Parameters
+        ----------
+        edges : sequence of float
+            Edges of the bins in redshift, increasing; galaxies outside of them are left out, and
+            counted.
+        by : str
+            The row whose z_phot puts a galaxy into its bin, ``"clean"`` as the survey would without
+            an attack, or ``"z_spec"``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such row.
+        ValueError
+            If the edges do not increase, or no galaxy lies in them.
+        """
+        if by != "z_spec":
+            self[by]
+        draws = {"n_resamples": int(self.settings["bootstrap"]), "seed": self.settings["seed"]}
+        return tomography(self.z_spec, self.z_phot, edges, by, CLEAN, **draws)
+
+    def to_qp(self, name: str = CLEAN) -> Any:
+        """Return the PDFs of a row as a histogram `qp.Ensemble`, for RAIL and DESC's tools.
+
+        Its ancillary table holds `z_spec`, `z_phot` and `pit`. qp writes it:
+        ``result.to_qp("PGD-10").write_to("attacked.hdf5")``.
+
+        Raises
+        ------
+        ImportError
+            If qp is not installed (extra ``survey``).
+        KeyError
+            If there is no such row.
+        ValueError
+            If the PDFs were not kept.
+        """
+        self[name]
+        if name not in self.pdf:
+            raise ValueError("the PDFs were not kept: evaluate(..., keep_pdf=True)")
+        qp = require("qp", "survey")
+        ancillary = {"z_spec": self.z_spec, "z_phot": self.z_phot[name], "pit": self.pit[name]}
+        data = {"bins": self.edges, "pdfs": self.pdf[name].astype(np.float64)}
+        return qp.Ensemble(qp.hist, data=data, ancil=ancillary)
+
+    def to_table(self) -> Any:
+        """Return the rows as an `astropy.table.Table`, a column per metric.
+
+        What was not computed is NaN. Numbers are plain, without the factors of the printed table.
+
+        Raises
+        ------
+        ImportError
+            If astropy is not installed (extra ``survey``).
+        """
+        lines = [dataclasses.asdict(row) for row in self.rows]
+        for line in lines:
+            line["flags"] = ", ".join(line["flags"])
+        return astropy_table(lines)
+
+    def galaxies(self) -> Any:
+        """Return an `astropy.table.Table` with z_spec, and z_phot and PIT of every row, per galaxy.
+
+        In the order of the loader: do not shuffle it where a catalogue is to be joined.
+
+        Raises
+        ------
+        ImportError
+            If astropy is not installed (extra ``survey``).
+        """
+        columns = {"z_spec": self.z_spec}
+        columns |= {f"z_phot {name}": values for name, values in self.z_phot.items()}
+        columns |= {f"pit {name}": values for name, values in self.pit.items()}
+        return require("astropy.table", "survey").Table(columns)
 
     def _body(self) -> dict[str, Any]:
         return {
@@ -280,6 +384,7 @@ class Evaluation:
             "z_spec": floats(self.z_spec),
             "z_phot": {name: floats(values) for name, values in self.z_phot.items()},
             "pit": {name: floats(values) for name, values in self.pit.items()},
+            "pdf_sha256": _pdf_digest(self.pdf, self.edges) if self.pdf else None,
         }
 
 
@@ -505,6 +610,41 @@ def whole(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             f"{path} lacks a part of {what}, or was edited ({type(error).__name__}: {error}); "
             "make it again with .save()"
         ) from error
+
+
+def _beside(path: str | os.PathLike[str]) -> Path:
+    """Return where the PDFs of a report lie."""
+    return Path(path).with_suffix(".pdf.npz")
+
+
+def _pdf_digest(pdf: Mapping[str, npt.NDArray[Any]], edges: Any) -> str:
+    total = hashlib.sha256(np.asarray(edges, np.float64).tobytes())
+    for name, values in pdf.items():
+        total.update(f"{name} {values.shape} ".encode())
+        total.update(np.ascontiguousarray(values, np.float32).tobytes())
+    return total.hexdigest()
+
+
+def _load_pdf(path: str | os.PathLike[str], digest: Any) -> tuple[dict[str, Any], Any]:
+    """Return the PDFs and edges that lie beside a report, if there were some."""
+    if digest is None:
+        return {}, None
+    beside = _beside(path)
+    if not beside.exists():
+        warnings.warn(
+            f"the PDFs of {path} are left out: {beside.name} is not beside it", stacklevel=3
+        )
+        return {}, None
+    try:
+        with np.load(beside, allow_pickle=False) as file:
+            edges = file["edges"]
+            pdf = {n.removeprefix("pdf."): file[n] for n in file.files if n.startswith("pdf.")}
+        same = _pdf_digest(pdf, edges) == digest
+    except Exception as error:  # a broken archive can raise almost anything
+        raise ValueError(f"{beside} is damaged ({error}); make the report again") from error
+    if not same:
+        raise ValueError(f"{beside} is not the file that was written with {path}; save it again")
+    return pdf, edges
 
 
 def _array(values: list[Any]) -> npt.NDArray[np.float32]:

@@ -47,6 +47,7 @@ class Settings:
     seed: int = 0
     progress: bool = True
     bootstrap: int = 200
+    keep_pdf: bool = False
 
     @classmethod
     def of(
@@ -278,6 +279,8 @@ class Prepared:
             }
             if isinstance(readout, PDFReadout):
                 measured.update(readout.scores(output, target)._asdict())
+            if self.settings.keep_pdf:
+                measured["pdf"] = readout.pdf(output)  # type: ignore[attr-defined]  # asked before
         except (TypeError, ValueError) as error:
             raise _same_kind(error)(f"{where}: {error}") from error
         return measured

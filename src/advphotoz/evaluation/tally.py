@@ -11,30 +11,34 @@ from typing_extensions import Self
 __all__ = ["Column", "Tally"]
 
 COLUMNS = ("z_phot", "objective", "pit", "own", "own_before")
+PDF = "pdf"  # a column of rows of probabilities, where they are asked for
 SUMS = ("nll", "crps", "cde_loss", "size", "rising")
 LARGEST = ("linf", "l2")
 
 
 class Column:
-    """One float32 number per sample, on the CPU in one block, which doubles when it is full.
+    """One float32 number, or row, per sample, on the CPU in one block, which doubles when full.
 
     Not a list of small tensors: each would lie between large blocks of the network's, and what is
     freed on both sides could not be joined. `evaluate` then grew by 10 kB per galaxy.
     """
 
     def __init__(self) -> None:
-        self._block = torch.empty(1024)
+        self._block = torch.empty(0)
         self._used = 0
 
     def __len__(self) -> int:
         return self._used
 
     def append(self, values: Tensor) -> None:
-        """Add the numbers of a batch, shape (N,)."""
+        """Add the numbers of a batch, shape (N,), or its rows, shape (N, n)."""
+        if not len(values):
+            return
         end = self._used + len(values)
         if end > len(self._block):
-            block = torch.empty(max(end, 2 * len(self._block)))
-            block[: self._used] = self.values()
+            block = torch.empty(max(end, 2 * len(self._block), 1024), *values.shape[1:])
+            if self._used:
+                block[: self._used] = self.values()
             self._block = block
         self._block[self._used : end] = values
         self._used = end
@@ -72,8 +76,10 @@ class Tally:
         self.largest: dict[str, float] = {}
 
     def update(self, measured: Mapping[str, Tensor]) -> None:
-        """Add a batch: tensors (N,) of any device, copied to the CPU in one go."""
-        names = list(measured)
+        """Add a batch: tensors (N,) of any device, copied to the CPU in one go; PDFs (N, n)."""
+        if PDF in measured:
+            self.columns.setdefault(PDF, Column()).append(measured[PDF].float().cpu())
+        names = [name for name in measured if name != PDF]
         block = torch.stack([measured[name].float() for name in names]).cpu()
         self.n += block.shape[1]
         for name, values in zip(names, block, strict=True):

@@ -10,15 +10,39 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advphotoz._random import Generator
+from advphotoz._random import Generator, draw
+from advphotoz._rounding import compute_dtype
 
-__all__ = ["PerturbationSet", "per_sample_factor", "span"]
+__all__ = ["Parameter", "PerturbationSet", "log_steps", "per_sample_factor", "span"]
+
+
+class Parameter(NamedTuple):
+    """What one parameter of a set is, for the tables of a report.
+
+    Attributes
+    ----------
+    effect : str
+        The effect that it belongs to, such as ``zero point``.
+    part : str
+        Of what: a band, or an axis and a band; empty where there is only one.
+    unit : str
+        Of its physical value, such as ``mag``.
+    """
+
+    effect: str
+    part: str
+    unit: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``zero point u``."""
+        return f"{self.effect} {self.part}".strip()
 
 
 class PerturbationSet(ABC):
@@ -100,9 +124,54 @@ class PerturbationSet(ABC):
         """
         return self.project(x, p + per_sample_factor(fraction, p) * self.steepest(direction))
 
+    def propose(
+        self, x: Tensor, p: Tensor | None, share: float, generator: Generator = None
+    ) -> Tensor:
+        """Draw a candidate for a search without gradients, inside the set.
+
+        A set whose parameters have a shape, such as pixels, proposes changes of its own kind.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images.
+        p : Tensor or None
+            The parameters to change; None for a first candidate.
+        share : float
+            How much of p changes, in (0, 1]; a search lowers it as it goes. Here p moves by a draw
+            from the set times a step between 2 and 2 `share`, uniform in its logarithm, and is
+            brought back inside.
+        generator : Generator
+            What is drawn from.
+        """
+        drawn = self.sample(x, generator)
+        if p is None:
+            return drawn
+        return self.project(x, p + per_sample_factor(log_steps(x, share, generator), p) * drawn)
+
     def physical(self, p: Tensor) -> Tensor:
         """Return parameters in physical units, for a report."""
         return p
+
+    def parameters(self, x: Tensor, bands: Sequence[str] = ()) -> tuple[Parameter, ...]:
+        """Name the parameters of one galaxy, for a report.
+
+        Parameters
+        ----------
+        x : Tensor, (N, C, ...)
+            Images.
+        bands : sequence of str
+            Names of their bands. Empty: they are numbered from 1.
+        """
+        count = self.identity(x[:1]).numel()
+        return tuple(Parameter(type(self).__name__, str(k + 1), "") for k in range(count))
+
+    def realisation(self, x: Tensor, generator: Generator = None) -> Tensor:
+        """Draw an error as the calibration makes it, (N, ...); a uniform draw by default.
+
+        A set whose budget is a standard deviation draws from the Gaussian, beyond its boundary too.
+        """
+        return self.sample(x, generator)
 
 
 def span(budget: float | Sequence[float]) -> str:
@@ -110,6 +179,12 @@ def span(budget: float | Sequence[float]) -> str:
     values = budget if isinstance(budget, Sequence) else (budget,)
     low, high = min(values), max(values)
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def log_steps(x: Tensor, share: float, generator: Generator) -> Tensor:
+    """Draw one step per sample between 2 and 2 share, uniform in its logarithm, (N,)."""
+    unit = draw(torch.rand, (len(x),), generator, x.device, compute_dtype(x))
+    return 2 * share**unit
 
 
 def per_sample_factor(fraction: float | Tensor, p: Tensor) -> Any:

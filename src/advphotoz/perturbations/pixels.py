@@ -166,6 +166,30 @@ class LinfBall(PixelBall):
         return self._bounded(x, _like(p, x))
 
     @override
+    def propose(
+        self, x: Tensor, p: Tensor | None, share: float, generator: Generator = None
+    ) -> Tensor:
+        r"""Set one square of p to :math:`\pm\varepsilon` in each band; first draw stripes.
+
+        The square covers a `share` of the image. Where there are no pixels but one number per band,
+        that share of the bands changes. (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 2.)
+        """
+        eps = per_band(self.eps, x, x.dtype)
+        if p is None:  # one sign per band and column
+            columns = (x.shape[-1],) if x.ndim > 2 else ()
+            shape = (*x.shape[:2], *[1] * max(x.ndim - 3, 0), *columns)
+            return self._bounded(x, _like(eps * _signs(_uniform(x, shape, generator)), x))
+        bands, axes = x.shape[1], x.ndim - 2
+        unit = _uniform(x, (len(x), bands + (axes or bands)), generator)
+        if axes:
+            where = _window(x, share, unit[:, bands:])
+        else:  # the share of them with the smallest numbers, at least one
+            count = max(round(share * bands), 1)
+            where = unit[:, bands:] <= unit[:, bands:].kthvalue(count, dim=1, keepdim=True)[0]
+        signs = _signs(unit[:, :bands]).view(len(x), bands, *[1] * axes)
+        return self._bounded(x, torch.where(where, (eps * signs).to(p.dtype), p))
+
+    @override
     def norm(self, delta: Tensor) -> Tensor:
         """Return the largest absolute pixel: (N,), or (N, C) where there is an eps per band."""
         per_band(self.eps, delta, delta.dtype)
@@ -265,6 +289,45 @@ class L2Ball(PixelBall):
         return self.project(x, _like(p, x))
 
     @override
+    def propose(
+        self, x: Tensor, p: Tensor | None, share: float, generator: Generator = None
+    ) -> Tensor:
+        r"""Move the norm of p in one square into another, with a new pattern; first draw tiles.
+
+        The second square takes the norm of both, and what is left to :math:`\varepsilon`: half its
+        old pattern, half one with a positive and a negative half, of random sign in each band. For
+        images; where there are none p moves by a draw. (After Andriushchenko et al. 2020,
+        arXiv:1912.00049, Alg. 3, whose patterns are others.)
+        """
+        bands, axes = x.shape[1], x.ndim - 2
+        if not axes:
+            return super().propose(x, p, share, generator)
+        if p is None:  # tiles of a fifth of the image's side, each of one sign
+            coarse = (*x.shape[:2], *[min(5, size) for size in x.shape[2:]])
+            signs = _signs(_uniform(x, coarse, generator))
+            for axis, size in enumerate(x.shape[2:], start=2):
+                tile = torch.arange(size, device=x.device) * signs.shape[axis] // size
+                signs = signs.index_select(axis, tile)
+            return self._full(x, signs)
+        unit = _uniform(x, (len(x), bands + 2 * axes + 1), generator)
+        emptied = _window(x, share, unit[:, bands : bands + axes])
+        corner, turn = unit[:, bands + axes : -1], (unit[:, -1] * axes).long()
+        filled, wide = _window(x, share, corner), p.to(compute_dtype(p))
+        fresh = _unit_bands(_halves(x, share, corner, turn))
+        fresh = fresh * _signs(unit[:, :bands]).view(len(x), bands, *[1] * axes)
+        pattern = _unit_bands(_unit_bands(wide * filled) + fresh)
+        limit = per_band(self.eps, x, x.dtype).to(wide.dtype).square()
+        left = (limit - _l2(wide, self.per_band).square()).clamp(min=0)
+        held = _l2(wide * (emptied | filled), True).square()
+        norm = (held + (left if self.per_band else left / bands)).sqrt()
+        return self._full(x, torch.where(filled, pattern * norm, wide * ~emptied))
+
+    def _full(self, x: Tensor, pattern: Tensor) -> Tensor:
+        """Return a pattern stretched to the boundary."""
+        p = self._unit(pattern) * per_band(self.eps, x, x.dtype).to(pattern.dtype)
+        return self.project(x, _like(cast_inward(p, x.dtype), x))
+
+    @override
     def norm(self, delta: Tensor) -> Tensor:
         """Return the Euclidean norm: (N,) over the whole sample, or (N, C) per band."""
         per_band(self.eps, delta, delta.dtype)
@@ -333,6 +396,51 @@ def _l2(delta: Tensor, by_band: bool) -> Tensor:
         return delta.abs()
     largest = _largest(delta, by_band)
     return (delta / _or_one(largest)).square().sum(dims, keepdim=True).sqrt() * largest
+
+
+def _uniform(x: Tensor, shape: Sequence[int], generator: Generator) -> Tensor:
+    return draw(torch.rand, shape, generator, x.device, compute_dtype(x))
+
+
+def _signs(unit: Tensor) -> Tensor:
+    """Turn numbers in [0, 1) into signs."""
+    return torch.where(unit < 0.5, -1.0, 1.0).to(unit.dtype)
+
+
+def _places(x: Tensor, share: float, unit: Tensor) -> list[Tensor]:
+    """Return each pixel's place along each axis of a window, 0 to 1 inside; (N, 1, ..., size, ...).
+
+    The window covers a share of the image, and its place is drawn by numbers in [0, 1), (N, axes).
+    """
+    axes, found = x.ndim - 2, []
+    for axis, size in enumerate(x.shape[2:]):
+        side = min(max(round(share ** (1 / axes) * size), 1), size)
+        corner = (unit[:, axis : axis + 1] * (size - side + 1)).floor().clamp(max=size - side)
+        place = (torch.arange(size, device=x.device) - corner + 0.5) / side
+        found.append(place.view(len(x), *[1] * (axis + 1), size, *[1] * (axes - axis - 1)))
+    return found
+
+
+def _window(x: Tensor, share: float, unit: Tensor) -> Tensor:
+    """Return which pixels lie in a window, (N, 1, ...); see `_places`."""
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for place in _places(x, share, unit):
+        inside = inside & (place > 0) & (place < 1)
+    return inside
+
+
+def _halves(x: Tensor, share: float, unit: Tensor, turn: Tensor) -> Tensor:
+    """Return waves in a window, (N, 1, ...): one period along axis `turn`, half along others."""
+    waves = torch.ones((), device=x.device)
+    for axis, place in enumerate(_places(x, share, unit)):
+        periods = torch.where(turn == axis, 2.0, 1.0).view(-1, *[1] * (x.ndim - 1))
+        waves = waves * (math.pi * periods * place).sin()
+    return waves * _window(x, share, unit)
+
+
+def _unit_bands(pattern: Tensor) -> Tensor:
+    """Return patterns with norm one in each band, zero where they are."""
+    return pattern / _or_one(_l2(pattern, True))
 
 
 def _or_one(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from advphotoz.plotting.landscape import plot_loss_line, plot_loss_plane
 from advphotoz.plotting.panel import plot_attack_panel
 from advphotoz.plotting.populations import plot_binned_outliers, plot_pit
 from advphotoz.plotting.saving import save_figure
+from advphotoz.plotting.systematics import plot_effects, plot_random_shifts, plot_worst_shifts
 
 __all__ = [
     "plot_attack_panel",
@@ -25,11 +26,14 @@ __all__ = [
     "plot_binned_outliers",
     "plot_cutouts",
     "plot_delta_z",
+    "plot_effects",
     "plot_loss_line",
     "plot_loss_plane",
     "plot_pit",
     "plot_pixels",
+    "plot_random_shifts",
     "plot_robustness",
+    "plot_worst_shifts",
     "plot_z_z",
     "plot_z_z_grid",
     "save_figure",

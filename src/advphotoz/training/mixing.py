@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advphotoz import distributed
 from advphotoz._checks import check_fraction
 from advphotoz._model import unwrapped
+from advphotoz._random import Generator, SampleGenerators
 from advphotoz.attacks.contract import Attack, attack_name, check_result, perturbations_of
 from advphotoz.batch import Batch, parse_batch
 
-__all__ = ["check_indexed", "mix_adversarial", "mixed"]
+__all__ = ["check_indexed", "crafted", "mix_adversarial", "mixed"]
 
 
 def mix_adversarial(
@@ -99,26 +101,66 @@ def mixed(
     """Do the work of `mix_adversarial` on a `Batch`."""
     fraction = check_fraction(fraction)
     x = batch.x
-    count = round(fraction * len(x))
+    first, total = distributed.part_of_batch(len(x))
+    count = round(fraction * total)
     if not count:
         return batch
     device = x.device if generator is None else generator.device
-    rows = torch.randperm(len(x), generator=generator, device=device)[:count].to(x.device)
-    chosen = batch.rows(rows)
-    # An attack that remembers samples is told which they are.
-    told: dict[str, Any] = {"index": chosen.index} if getattr(attack, "takes_index", False) else {}
-    changes = perturbations_of(attack)
+    rows = torch.randperm(total, generator=generator, device=device)[:count]
+    draws: Generator = generator
+    if total != len(x):  # rows of the batch of all processes: some of them are here
+        rows = rows[(rows >= first) & (rows < first + len(x))] - first
+        if not len(rows):
+            return batch
+        draws = _generators(attack, rows + first, total, generator)
+    rows = rows.to(x.device)
+    new = crafted(model, batch.rows(rows), attack, draws)
     context = batch.context
+    if _changes_context(attack):
+        context = tuple(_replaced(c, rows, n) for c, n in zip(context, new.context, strict=True))
+    return batch._replace(x=_replaced(x.detach(), rows, new.x), context=context)
+
+
+def crafted(model: Callable[..., Any], batch: Batch, attack: Attack, generator: Generator) -> Batch:
+    """Attack every sample of a batch, against the model as it is."""
+    # An attack that remembers samples is told which they are.
+    told: dict[str, Any] = {"index": batch.index} if getattr(attack, "takes_index", False) else {}
     inner = unwrapped(model)  # no attack can differentiate through a wrapper for many processes
-    if changes is not None and changes.changes_context:
+    x, context, target, _ = batch
+    if _changes_context(attack):
         find: Any = attack.find  # type: ignore[attr-defined]  # a set that does so has it
-        found = find(inner, chosen.x, chosen.target, chosen.context, generator, **told)
-        x_adv = found.x
-        context = tuple(_replaced(c, rows, n) for c, n in zip(context, found.context, strict=True))
+        found = find(inner, x, target, context, generator, **told)
+        x_adv, context = found.x, found.context
     else:
-        x_adv = attack(inner, chosen.x, chosen.target, chosen.context, generator, **told)
-    x_adv = check_result(x_adv, chosen.x, attack_name(attack))
-    return batch._replace(x=_replaced(x.detach(), rows, x_adv), context=context)
+        call: Any = attack  # one with `find` draws from a generator per sample too
+        x_adv = call(inner, x, target, context, generator, **told)
+    x_adv = check_result(x_adv, x, attack_name(attack))
+    return batch._replace(x=x_adv, context=context)
+
+
+def _changes_context(attack: Attack) -> bool:
+    changes = perturbations_of(attack)
+    return changes is not None and changes.changes_context
+
+
+def _generators(
+    attack: Attack, rows: Tensor, total: int, generator: torch.Generator | None
+) -> Generator:
+    """Return what the attack draws from for some rows of a batch that several processes share.
+
+    The generator itself is the same in all processes and must stay so; what an attack takes from it
+    depends on how many rows it has here. So each sample has a generator of its own, by its place in
+    the batch, for an attack that can use one, and each process one for any other attack.
+    """
+    apart = torch.Generator()
+    if generator is None:
+        apart.seed()
+    else:
+        apart.set_state(generator.get_state().cpu())
+    seeds = torch.randint(2**62, (total,), generator=apart)[rows.cpu()].tolist()
+    if hasattr(attack, "find"):
+        return SampleGenerators(seeds)
+    return torch.Generator().manual_seed(seeds[0])
 
 
 def _replaced(values: Tensor, rows: Tensor, new: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import time
@@ -26,6 +27,7 @@ from advphotoz._model import (
     device_of,
     evaluating,
     unwrapped,
+    unwrapped_model,
 )
 from advphotoz.attacks.contract import Attack
 from advphotoz.batch import Batch, parse_batch
@@ -76,7 +78,9 @@ class Trainer:
     autocast : torch.dtype, optional
         torch.bfloat16 runs the model in mixed precision, in crafting too. None: full precision.
     seed : int
-        Seeds `generator`, from which transform, mixing and attack draw.
+        Seeds `generator`, from which transform, mixing and attack draw. Processes that train
+        together draw from that of the first: which samples of their common batch are attacked does
+        not depend on how many they are (see `advphotoz.distributed.JointBatches`).
 
     Attributes
     ----------
@@ -147,8 +151,14 @@ class Trainer:
         here = _parsed(batch, "training").to(device_of(self.model))
         if getattr(self.loss, "needs_index", False):
             check_indexed(here)
-        here = transformed(here, self.transform, self.generator)
-        with autocasting(here.x.device, self.autocast):
+        if self.transform is not None:
+            draws = distributed.own_generator(self.generator)
+            here = transformed(here, self.transform, draws)
+        n = len(here.x)
+        with (
+            distributed.joint_batch(n) as (_, total),
+            autocasting(here.x.device, self.autocast),
+        ):
             loss = _check_loss(self.loss(self.model, here, self.generator))
         if not loss.requires_grad:
             raise ValueError(
@@ -162,7 +172,9 @@ class Trainer:
                 "of the step before. Lower the learning rate, or look at the objective"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        # The wrapper takes the mean over processes, that over samples is meant.
+        weight = n * distributed.processes() / total
+        torch.autograd.backward(loss if weight == 1 else loss * weight)
         self.optimizer.step()
         if self.scheduler is not None and self.scheduler_step == "step":
             self.scheduler.step()
@@ -265,7 +277,7 @@ class Trainer:
         """Put the best weights into the model: those of the lowest validation loss."""
         if self._best_weights is None:
             raise ValueError("no best weights are kept: fit with a valid_loader first")
-        self.model.load_state_dict(self._best_weights)
+        unwrapped_model(self.model).load_state_dict(self._best_weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs to give the same weights, bit for bit.
@@ -297,12 +309,7 @@ class Trainer:
                     f"{ours}; build the trainer as it was, or start over"
                 )
         rank, here = distributed.rank(), distributed.processes()
-        if state["processes"] != here:
-            raise ValueError(
-                f"the state is of a training of {state['processes']} processes, and here there are "
-                f"{here}; resume with as many processes"
-            )
-        if rank not in state["random"]:
+        if len(state["random"]) < min(here, state["processes"]):
             raise ValueError(
                 f"the state holds the random states of processes {sorted(state['random'])}, and "
                 f"this is number {rank}; let fit(..., checkpoint=...) write one file for all"
@@ -344,7 +351,7 @@ class Trainer:
         loss: Any = self.loss
         called = [(type(each).__name__, each.state_dict()) for each in self._callbacks]
         return {
-            "model": self.model.state_dict(),
+            "model": unwrapped_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "kinds": {
@@ -373,7 +380,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any], rank: int) -> None:
-        self.model.load_state_dict(state["model"])
+        unwrapped_model(self.model).load_state_dict(state["model"])
         # Copies: torch keeps the tensors and lists that it is given, and writes into them.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.scheduler is not None:
@@ -386,7 +393,7 @@ class Trainer:
         self.best_epoch = state["best_epoch"]
         self._best_weights = state["best_weights"]
         self._callback_states = state["callbacks"]
-        random = state["random"][rank]
+        random = _random_of(state["random"], rank)
         self._loader_states = random["loader"]
         self.generator.set_state(random["generator"])
         torch.set_rng_state(random["cpu"])
@@ -441,6 +448,8 @@ class Trainer:
         if distributed.several():
             text = None if failed is None else f"{type(failed).__name__}: {failed}"
             told = distributed.gather_all((self.epoch, weights_digest(self.model), asked, text))
+            # What is drawn for a batch is drawn for that of all processes.
+            self.generator.set_state(distributed.gather_all(self.generator.get_state())[0])
         if failed is not None:
             raise failed
         if not distributed.several():
@@ -481,7 +490,7 @@ class Trainer:
         seen = [row["valid_loss"] for row in self.history if not math.isnan(row["valid_loss"])]
         if valid is not None and valid < min(seen, default=math.inf):
             self.best_epoch = self.epoch + 1
-            weights = self.model.state_dict()
+            weights = unwrapped_model(self.model).state_dict()
             self._best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
         self.history.append(
             {
@@ -557,6 +566,16 @@ class AdversarialTrainer(Trainer):
             raise ValueError("fraction is 0, so that valid_attack would attack nothing; drop it")
         valid_loss = loss if valid_attack is None else MixedLoss(objective, valid_attack, fraction)
         super().__init__(model, optimizer, loss, valid_loss=valid_loss, **settings)
+
+
+def _random_of(states: dict[int, dict[str, Any]], rank: int) -> dict[str, Any]:
+    """Return the random states of a process; those of one that was not there are made anew."""
+    if rank in states:
+        return states[rank]
+    first = states[min(states)]
+    seed = int.from_bytes(hashlib.sha256(first["cpu"].numpy().tobytes()).digest()[:7], "big")
+    fresh = torch.Generator().manual_seed(seed + rank)
+    return {**first, "cpu": fresh.get_state(), "cuda": []}
 
 
 def _check_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
