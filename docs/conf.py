@@ -28,7 +28,10 @@ html_theme = "furo"
 html_title = "advphotoz"
 html_static_path = ["_static"]
 html_css_files = ["katex/katex.min.css", "style.css"]
-html_js_files = [("katex/auto-render.min.js", {"defer": "defer"}), ("equations.js", {"defer": "defer"})]
+html_js_files = [
+    ("katex/auto-render.min.js", {"defer": "defer"}),
+    ("equations.js", {"defer": "defer"}),
+]
 
 # Equations without a network: Sphinx's extension for MathJax writes them as \\( \\) and loads one
 # script on the pages that have any, which is our copy of KaTeX.

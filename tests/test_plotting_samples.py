@@ -32,7 +32,7 @@ def ax() -> Any:
 
 def drawn(picture: Any) -> Any:
     """Draw the figure: what cannot be drawn fails here; return what came, figure or axes."""
-    picture.figure.canvas.draw()
+    picture.figure.draw_without_rendering()
     return picture
 
 
