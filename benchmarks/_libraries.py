@@ -1,4 +1,4 @@
-"""PGD-10 by each library that throughput.py compares: L-infinity, from zero, as its manual says."""
+"""PGD by each library that is compared: L-infinity, from zero, called as its manual says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Closed(nn.Module):
         self.model, self.ebv = model, torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x, self.ebv).float()  # ART cannot read bf16 logits
+        return self.model(x, self.ebv[: len(x)]).float()  # ART cannot read bf16 logits
 
 
 def advphotoz(model: Closed, x: Tensor, autocast: torch.dtype | None = None) -> Craft:
@@ -41,16 +41,16 @@ def bare_loop(model: Closed, x: Tensor) -> Craft:
     return lambda x, z: bare(model, x, BINS.index(z))
 
 
-def foolbox(model: Closed, x: Tensor) -> Craft:
+def foolbox(model: Closed, x: Tensor, steps: int = STEPS, size: float = STEP_SIZE) -> Craft:
     from foolbox import PyTorchModel
     from foolbox.attacks import LinfPGD
 
     wrapped = PyTorchModel(model, bounds=(-math.inf, math.inf), device=x.device)
-    attack = LinfPGD(steps=STEPS, abs_stepsize=STEP_SIZE, random_start=False)
+    attack = LinfPGD(steps=steps, abs_stepsize=size, random_start=False)
     return lambda x, z: attack(wrapped, x, BINS.index(z), epsilons=EPS)[0]
 
 
-def art(model: Closed, x: Tensor) -> Craft:
+def art(model: Closed, x: Tensor, steps: int = STEPS, size: float = STEP_SIZE) -> Craft:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
@@ -65,28 +65,28 @@ def art(model: Closed, x: Tensor) -> Craft:
 
     def craft(x: Tensor, z: Tensor) -> Tensor:
         attack = ProjectedGradientDescentPyTorch(
-            estimator, eps=EPS, eps_step=STEP_SIZE, max_iter=STEPS, batch_size=len(x), verbose=False
+            estimator, eps=EPS, eps_step=size, max_iter=steps, batch_size=len(x), verbose=False
         )
         return torch.from_numpy(attack.generate(x.cpu().numpy(), BINS.index(z).cpu().numpy()))
 
     return craft
 
 
-def torchattacks(model: Closed, x: Tensor) -> Craft:
+def torchattacks(model: Closed, x: Tensor, steps: int = STEPS, size: float = STEP_SIZE) -> Craft:
     from torchattacks import PGD as TheirPGD
 
     # It clamps to [0, 1]; its own normalisation maps the range of all images there and back.
     low, scale = x.min().item() - EPS, x.max().item() - x.min().item() + 2 * EPS
-    attack = TheirPGD(model, EPS / scale, STEP_SIZE / scale, STEPS, random_start=False)
+    attack = TheirPGD(model, EPS / scale, size / scale, steps, random_start=False)
     attack.set_normalization_used([-low / scale] * x.shape[1], [1 / scale] * x.shape[1])
     return lambda x, z: attack(x, BINS.index(z))
 
 
-def captum(model: Closed, x: Tensor) -> Craft:
+def captum(model: Closed, x: Tensor, steps: int = STEPS, size: float = STEP_SIZE) -> Craft:
     from captum.robust import PGD as TheirPGD
 
     attack = TheirPGD(model, nn.CrossEntropyLoss(reduction="none"))
-    return lambda x, z: attack.perturb(x, EPS, STEP_SIZE, STEPS, target=BINS.index(z))
+    return lambda x, z: attack.perturb(x, EPS, size, steps, target=BINS.index(z))
 
 
 LIBRARIES = {

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from advphotoz import keep_freed_memory
+from advphotoz.datasets.simulation.sample import VERSION
 from paper.data import Galaxies
 from paper.plan import (
     CURVES,
@@ -72,12 +73,14 @@ def plan(work: Work) -> list[Step]:
     first = [t for t in defenses if t.seed == 0 and t.name not in SWEEP]
     steps += [step for t in first for step in (_train(work, t), _evaluate(work, t))]
     steps += _studies(work, every)
-    # Nothing but their own evaluation needs the other networks: where it is kept, as in
-    # docs/results/paper, they are not trained again.
-    other = [t for t in defenses if t not in first and not _evaluate(work, t).path.exists()]
+    other = [t for t in defenses if t not in first]
     other.sort(key=lambda t: (t.name.startswith("pgd"), t.name not in SWEEP))  # Table 2 first
     steps += [step for t in other for step in (_train(work, t), _evaluate(work, t))]
-    return steps
+    # Where results are kept without their networks, as in docs/results/paper, only those networks
+    # are trained again that something still needs; Figures 5 and 6 need Iref.
+    networks = set(_models(work, list(every.values())))
+    needed = {*_models(work, six[:1])}.union(*(s.needs for s in steps if not s.path.exists()))
+    return [step for step in steps if step.path.exists() or step.path not in networks - needed]
 
 
 def _studies(work: Work, every: dict[str, Training]) -> list[Step]:
@@ -138,7 +141,7 @@ def _transfer(work: Work, trained: list[Training], attack, sources, path: Path) 
 
 def settings(scale: Scale, args: argparse.Namespace) -> dict[str, object]:
     """Return everything that the results depend on, in words and numbers."""
-    data: object = "simulated, seed 0"
+    data: object = f"simulated, version {VERSION} of the simulation, seed 0"
     if args.data is not None:
         data = {"file": args.data.name, "bytes": args.data.stat().st_size}
     return {

@@ -43,7 +43,7 @@ def run_case(name: str, folder: Path, own: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(own / "store"), world)
-    limit = datetime.timedelta(seconds=300)
+    limit = datetime.timedelta(seconds=20)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     try:
         found = CASES[name](folder, rank)

@@ -285,7 +285,6 @@ def test_states_of_other_processes(tmp_path):
     run = fit(small(), batches(), 1)
     before = run.state_dict()
     for changes, sentence in (
-        ({"processes": 2}, "of a training of 2 processes, and here there are 1"),
         ({"random": {1: before["random"][0]}}, r"states of processes \[1\], and this is number 0"),
         ({"kinds": {**before["kinds"], "loss": "Trades"}}, "the loss Trades"),
     ):

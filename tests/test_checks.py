@@ -16,6 +16,7 @@ from advphotoz import (
     GradientAttack,
     LinfBall,
     PointEstimate,
+    Square,
     TowardRedshift,
     UniformNoise,
     WorstOf,
@@ -423,3 +424,40 @@ def test_checks_for_a_network_without_a_pdf() -> None:
     result = run(Estimate(), [(x, z)], [FGSM(0.1), PGD(LinfBall(0.1))], PointEstimate())
     assert status(result)["gradients do not vanish"] == "pass"
     assert status(result, "PGD-10 0.1")["converged"] == "pass"
+
+
+# ---- gradients beside a search without them ---------------------------------------------------
+
+
+class Stepped(nn.Module):
+    """`TwoBins` of rounded pixels, with a slope of no use left to follow: gradients mislead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(WIDE.clone())
+        self.slope = nn.Parameter(torch.ones(len(WIDE)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = ((x * 8).round() / 8) @ self.weight + 1e-4 * x @ self.slope
+        return torch.stack([s, -s], dim=1)
+
+
+@pytest.mark.parametrize(("model", "end"), [(TwoBins(WIDE), "pass"), (Stepped(), "FAIL")])
+def test_a_search_without_gradients_tells_where_they_are_masked(model: Any, end: str) -> None:
+    attacks = {"PGD": PGD(LinfBall(0.3)), "Square": Square(0.3, queries=60)}
+    title = "gradients beat a search without"
+    result = run(model, [sides(40, 3.0, WIDE)], attacks, check_samples=40)
+    assert status(result, "Square")[title] == end
+    assert title not in status(result, "PGD")
+    assert ("gradients masked (Square)" in checks_of(result).verdict) == (end == "FAIL")
+    both = WorstOf(tuple(attacks.values()))
+    result = run(model, [sides(40, 3.0, WIDE)], {"both": both}, check_samples=40)
+    assert status(result, "both")[title] == end
+
+
+def test_searches_are_compared_in_one_set_and_on_one_objective_alone() -> None:
+    title = "gradients beat a search without"
+    for other in (Square(0.2, queries=2), Square(0.3, queries=2, objective=Hill(0.1)), climb):
+        attacks = {"PGD": PGD(LinfBall(0.3)), "other": other}
+        result = run(TwoBins(WIDE), [sides(20, 3.0, WIDE)], attacks)
+        assert title not in {check.name for check in checks_of(result).checks}

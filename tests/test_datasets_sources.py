@@ -379,7 +379,8 @@ def joined(tmp_path: Path, ids: Any, table: Any, on: Any = "id", **settings: Any
     ],
 )
 def test_identifiers_match(ours: Any, theirs: Any, tmp_path: Path) -> None:
-    data = joined(tmp_path, ours, {"id": theirs, "z": [0.1, 0.2, 0.3]})
+    table = {"id": np.roll(theirs, 1), "z": np.roll([0.1, 0.2, 0.3], 1)}  # 3, 1, 2
+    data = joined(tmp_path, ours, table)
     assert [round(float(z), 6) for z in data.z] == [0.3, 0.1, 0.2]
     assert data.rows.tolist() == [0, 1, 2]
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="needs gloo",
 )
-LIMIT = 600  # seconds for a case; a process that waits for another gives up after 20
+LIMIT = 60  # seconds for a case; a process that waits for another gives up after 20
 
 
 @pytest.fixture(scope="module")

@@ -229,7 +229,7 @@ def test_the_code_of_a_front_page_runs_from_top_to_bottom(
     printed = capsys.readouterr().out
     assert printed.startswith("Checks: ")
     assert "FGSM 0.01" in printed
-    assert "PGD-10 0.01" in printed
+    assert "advphotoz-standard-1 0.01" in printed
 
 
 def the_example_attack() -> dict[str, Any]:

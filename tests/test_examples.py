@@ -63,7 +63,7 @@ def test_there_is_a_test_for_every_example() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     names = [path.name for path in EXAMPLES.glob("*.py")]
     assert len(names) >= 7
-    elsewhere = {"reproduce_paper.py"}  # tests/test_paper.py
+    elsewhere = {"reproduce_paper.py", "lightning_training.py"}  # test_paper, test_lightning
     assert [n for n in names if n not in elsewhere and f'"{n}"' not in text] == []
 
 
@@ -298,7 +298,7 @@ def test_the_demo_writes_what_it_promises(demo: Path) -> None:
     verdicts_come_first(report, demo)
     for name in ("classical", "adversarial"):
         result = Evaluation.load(demo / f"{name}.json")
-        attacks = ["clean", "noise", "FGSM", "PGD-20", "L2-PGD-40", "two signed PGD-20"]
+        attacks = ["clean", "noise", "FGSM", "PGD-20", "advphotoz-standard-1"]
         assert [row["name"] for row in rows(demo)[name]] == attacks
         assert json.loads(json.dumps([vars(row) for row in result.rows])) == rows(demo)[name]
         assert result["clean"].n == 10
@@ -382,7 +382,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_digits(
         status, printed, err = start_and_stop(command, environment, when=out / f"{name}.pt")
         assert status == 1
         assert "Stopped. Finished epochs and evaluations are kept; start again to go on." in err
-        assert "Traceback" not in err
+        assert "Traceback" not in err.partition("Exception ignored")[0]  # tqdm's __del__ may be hit
         assert not (out / "report.md").exists()
     # What was done before a stop is not done again after it.
     assert 1 not in epochs(printed.partition("Algorithm 1")[0])

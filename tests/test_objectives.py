@@ -11,6 +11,7 @@ import torch
 
 from advphotoz.objectives import (
     CrossEntropy,
+    LogOdds,
     NegativeLogLikelihood,
     Objective,
     PinballLoss,
@@ -26,6 +27,7 @@ BINS = RedshiftBins(0.0, 1.0, 6)
 OBJECTIVES = [
     CrossEntropy(BINS),
     NegativeLogLikelihood(BINS),
+    LogOdds(BINS),
     RedshiftError(BINS),
     SignedRedshift(BINS),
     SignedRedshift(BINS, -1),
@@ -42,6 +44,9 @@ def _expected(objective: Any, logits: torch.Tensor, z: torch.Tensor) -> torch.Te
         mean = sum(p[k] * (k + 0.5) / 6 for k in range(6))
         if isinstance(objective, CrossEntropy):
             rows.append(-p[min(int(z_spec * 6), 5)].log())
+        elif isinstance(objective, LogOdds):
+            true = p[min(int(z_spec * 6), 5)]
+            rows.append(((1 - true) / true).log())
         elif isinstance(objective, NegativeLogLikelihood):
             rows.append(-(p[min(int(z_spec * 6), 5)] * 6).log())
         elif isinstance(objective, SignedRedshift):
@@ -271,3 +276,18 @@ def test_objectives_are_computed_in_full_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert per_sample(objective, torch.zeros(4, 1).bfloat16(), Z).dtype == torch.float32
     assert seen == [(torch.float32, False)]
+
+
+def test_log_odds_have_a_gradient_where_the_softmax_has_none() -> None:
+    logits = torch.tensor([[0.0, 300.0, 100.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    z = torch.tensor([0.2])  # the network is sure, and right
+    (flat,) = torch.autograd.grad(CrossEntropy(BINS)(logits, z).sum(), logits)
+    assert bool((flat == 0).all())
+    value = LogOdds(BINS)(logits, z)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert value.item() == -200
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, -1.0, 1.0, 0.0, 0.0, 0.0]]))
+    with pytest.raises(TypeError, match="at least two of them"):
+        LogOdds(RedshiftBins(n=1))
+    with pytest.raises(TypeError, match="needs the RedshiftBins"):
+        LogOdds(PointEstimate())  # type: ignore[arg-type]

@@ -90,6 +90,14 @@ def test_the_whole_experiment_also_when_it_is_stopped_within_a_training(
     assert (tmp_path / "models" / "Iref.pt").stat().st_mtime_ns == weights
     assert not list(tmp_path.rglob("*.checkpoint"))
 
+    # Of results without their networks only what is missing is done again, and what that needs.
+    for path in tmp_path.rglob("*.pt"):
+        path.unlink()
+    (tmp_path / "evaluations" / "pgd-50-seed1.json").unlink()
+    work = Work(SMOKE, Galaxies(SMOKE, None), tmp_path)
+    to_do = [step.name for step in reproduce_paper.plan(work) if not step.path.exists()]
+    assert to_do == ["train Iref", "train pgd-50-seed1", "evaluate pgd-50-seed1"]
+
 
 def test_other_settings_are_refused_another_machine_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

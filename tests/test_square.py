@@ -142,18 +142,17 @@ def test_the_shares_are_the_papers():
             shares.append(share)
             return super().propose(x, p, share, generator)
 
-    attack = Square(Spy(0.1), queries=10_000, objective=lambda output, target: output)
-    attack(lambda x: x.flatten(1).sum(1), torch.zeros(1, 1, 2, 2), torch.zeros(1))
+    zeros = torch.zeros(1, 1, 2, 2), torch.zeros(1)
+    attack = Square(Spy(0.1), queries=1000, objective=lambda output, target: output)
+    attack(lambda x: x.flatten(1).sum(1), *zeros)  # each stands for ten of 10,000
     powers = [round(np.log2(0.8 / share)) for share in shares]
-    marks = {0: 0, 10: 0, 11: 1, 50: 1, 51: 2, 200: 2, 201: 3, 501: 4, 1001: 5}
-    marks |= {2000: 5, 2001: 6, 4000: 6, 4001: 7, 6001: 8, 8000: 8, 8001: 9, 9999: 9}
+    marks = {0: 0, 1: 0, 2: 1, 5: 1, 6: 2, 20: 2, 21: 3, 50: 3, 51: 4, 100: 4, 101: 5}
+    marks |= {200: 5, 201: 6, 400: 6, 401: 7, 600: 7, 601: 8, 800: 8, 801: 9, 999: 9}
     for at, power in marks.items():
         assert powers[at] == power, at
     shares.clear()
-    Square(Spy(0.1), queries=100, objective=attack.objective)(
-        lambda x: x.flatten(1).sum(1), torch.zeros(1, 1, 2, 2), torch.zeros(1)
-    )
-    assert shares == [0.8 / 2 ** p for p in powers[::100]]  # fmt: skip
+    Square(Spy(0.1), queries=100, objective=attack.objective)(lambda x: x.flatten(1).sum(1), *zeros)
+    assert shares == [0.8 / 2**power for power in powers[::10]]
 
 
 def test_it_keeps_what_raises_the_objective():

@@ -182,9 +182,35 @@ def test_an_optimum_inside_the_budget_is_found():
     assert up.parameters[0] == pytest.approx(0.3 / 2.0, rel=0.05)
     assert up.shift == pytest.approx(0.3**2 / (2 * 2.0), rel=2e-2)
     assert up.found < up.bound
+    assert list(up.trace) == sorted(up.trace)  # the best so far
+    assert up.trace[0] == 0  # the corner is worse than nothing
     assert not worst(Bowl(), loader, SkyLevel(1.0), steps=1).of("all", 1).converged
     assert down.parameters[0] == -1
     assert down.shift == pytest.approx(-0.3 - 1.0, rel=0.05)
+
+
+class Bowls(nn.Module):
+    """The same in three bands, of curvatures that differ: z = sum_b b a - c a^2 / 2."""
+
+    slopes = torch.tensor([0.3, 0.2, 1.0], dtype=torch.float64)
+    curvatures = torch.tensor([2.0, 0.5, 0.1], dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = x[:, :, 0, 0]
+        return (self.slopes * a - 0.5 * self.curvatures * a**2).sum(1)
+
+
+def test_optima_inside_and_at_the_edge_are_found_in_few_steps():
+    x = torch.rand(40, 3, 2, 2, dtype=torch.float64)
+    x[:, :, 0, 0] = 0
+    loader = [(x, torch.zeros(40, dtype=torch.float64))]
+    up = worst(Bowls(), loader, SkyLevel(1.0), steps=12, tolerance=1e-4).of("all", 1)
+    best = (Bowls.slopes / Bowls.curvatures).clamp(max=1)
+    assert best.tolist() == pytest.approx([0.15, 0.4, 1.0])
+    top = float((Bowls.slopes * best - 0.5 * Bowls.curvatures * best**2).sum())
+    assert up.converged
+    assert up.shift == pytest.approx(top, rel=1e-4)
+    assert up.parameters == pytest.approx(best.tolist(), abs=0.02)
 
 
 class TwoKinds(nn.Module):
@@ -446,6 +472,24 @@ def test_a_result_is_saved_and_read_again(tmp_path):
         WorstSystematic.load(tmp_path / "cut.json")
 
 
+def test_units_of_the_tables():
+    both = Compose(ZeroPoint([0.02, 0.01, 0.0]), ReddeningInputError(0.1))
+    x, z = together(galaxies())
+    loader = [(x, torch.rand(len(x), dtype=torch.float64), torch.zeros_like(z))]
+    found = worst(Colours(), loader, both, bands="gri")
+    rows = {r.split(" | ")[0]: r.split(" | ") for r in found.to_markdown().splitlines()}
+    assert [cell.strip("| ") for cell in rows["| zero point r"]] == [
+        "zero point r",
+        "10 mmag",
+        "+100",  # 0.4 times 0.25 per mag, in 1e-6 per mmag
+        "+10.00",
+        "56",
+        "+10 mmag",
+    ]
+    assert rows["| E(B-V)"][1:3] == ["10 %", "+0"]  # this network does not look at it
+    assert rows["| zero point i"][1:3] == ["0 mmag", ""]
+
+
 def test_a_search_that_has_not_converged_is_said_to_be_so():
     found = worst(Bowl(), empty(), SkyLevel(1.0), steps=1)
     assert not found.all_converged
@@ -489,7 +533,7 @@ def test_requirements():
 def test_the_budget_that_meets_a_requirement_is_known(power, tmp_path):
     """Linear: the ratio. As a power: where a galaxy's factor gives the limit."""
     loader = [(x, torch.zeros_like(z)) for x, z in galaxies()]
-    model, limit, mags = Colours(power=power), 0.004 if not power else 0.012, 0.05
+    model, limit, mags = Colours(power=power), *((0.25, 1.0) if power else (0.004, 0.05))
     found = calibration_budget(
         model, loader, ZeroPoint(mags), POINT, limit, progress=False, bands="gri"
     )

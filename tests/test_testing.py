@@ -90,6 +90,14 @@ def _batch_sample(self, x, generator=None):
     return self.ball.sample(x, first)
 
 
+def _far(self, x, p, share, generator=None):
+    return self.ball.sample(x, generator) * 1.5
+
+
+def _batch_propose(self, x, p, share, generator=None):
+    return _batch_sample(self, x, generator)
+
+
 def _mean_steepest(self, grad):
     return self.ball.steepest(grad - grad.mean(0))
 
@@ -135,6 +143,8 @@ def _rounded_derivative(self, x, context, p):
         ({"sample": _global_sample}, "draws from the global generator"),
         ({"sample": _batch_sample}, "a draw depends on the rest of its batch"),
         ({"sample": lambda self, x, g=None: 2 * self.ball.sample(x, g)}, "outside the set|leaves"),
+        ({"propose": _far}, "a candidate of propose lies outside the set"),
+        ({"propose": _batch_propose}, "a candidate depends on the rest of its batch"),
         ({"place": lambda self, x, c, p: (x + 1.1 * p, c)}, "place and apply differ"),
         ({"place": _other_format}, "place changes the memory format"),
         ({"place": lambda self, x, c, p: ((x + p).float(), c)}, "place returns dtype"),

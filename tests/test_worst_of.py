@@ -10,6 +10,7 @@ import torch
 
 import advphotoz
 from advphotoz import (
+    APGD,
     FGSM,
     PGD,
     AdversarialTrainer,
@@ -17,13 +18,16 @@ from advphotoz import (
     L2Ball,
     LinfBall,
     RedshiftError,
+    Square,
     TowardRedshift,
     UniformNoise,
     WorstOf,
     ZeroPoint,
     evaluate,
 )
+from advphotoz.attacks import Budget, SampleGenerators
 from advphotoz.attacks.contract import attack_name, bind_objective, perturbations_of
+from advphotoz.models import AverageOverDraws
 from advphotoz.testing import check_attack
 from problems import BINS, two_inputs
 
@@ -33,6 +37,10 @@ STRONG = WorstOf(
     (PGD(BALL, steps=4, restarts=2, objective=ENTROPY), PGD(BALL, steps=4, objective=ERROR)),
     objective=ERROR,
 )
+
+
+def seeds(n):
+    return SampleGenerators(range(n))
 
 
 def values(model, images, z, context, objective):
@@ -237,3 +245,109 @@ def test_it_is_at_least_as_strong_as_each_part():
     result = run(every, objective=ERROR, checks=False)
     worst = result["worst"].objective_after
     assert worst >= max(result[name].objective_after for name in parts)
+
+
+# ---- a title, an end, draws -------------------------------------------------------------------
+
+
+def test_a_title_names_it_and_its_set():
+    named = dataclasses.replace(STRONG, title="ours 1")
+    assert attack_name(named) == "ours 1 0.1"
+    assert attack_name(named.scaled(2)) == "ours 1 0.2"
+    assert attack_name(WorstOf([FGSM(0.1), FGSM(0.2)], title="ours 1")) == "ours 1"
+    assert named.deepened().title == ""  # the title is that of the attacks as they are
+    assert eval(repr(named), vars(advphotoz)) == named != STRONG
+
+
+def test_enough_leaves_a_sample_alone_once_it_is_beyond():
+    model, x, z, context, _ = two_inputs()
+    model.eval()
+    parts = [FGSM(0.1), PGD(BALL, steps=3), UniformNoise(0.1)]
+    clean = values(model, x, z, context, ERROR)
+    limit = clean.median().item()
+    found = WorstOf(parts, ERROR, enough=limit).find(model, x, z, context, seeds(6))
+    done = clean > limit
+    assert done.any()
+    assert not done.all()
+    assert torch.equal(found.x[done], x[done])
+    torch.testing.assert_close(found.value, values(model, found.x, z, context, ERROR))
+    assert bool((found.size[done] == 0).all())
+    # A limit that none reaches: everything meets every attack, and draws as it does without.
+    plain = WorstOf(parts, ERROR).find(model, x, z, context, seeds(6))
+    never = WorstOf(parts, ERROR, enough=1e9).find(model, x, z, context, seeds(6))
+    assert torch.equal(never.x, plain.x)
+    assert torch.equal(never.value, plain.value)
+    noises = [UniformNoise(20.0), UniformNoise(20.0)]  # one after the other, not the same twice
+    plain, never, first = (
+        WorstOf(attacks, ERROR, enough=enough).find(model, x, z, context, seeds(6)).x
+        for attacks, enough in ((noises, None), (noises, 1e9), (noises[:1], None))
+    )
+    assert torch.equal(never, plain)
+    assert not torch.equal(plain, first)
+    # One that all are beyond: nothing is attacked.
+    model.register_forward_hook(lambda *_: calls.append(1))
+    calls = []
+    assert torch.equal(WorstOf(parts, ERROR, enough=-1)(model, x, z, context), x)
+    assert calls == [1]
+
+
+def test_enough_stops_in_the_middle_and_never_keeps_the_unchanged():
+    model, x, z, context, _ = two_inputs()
+    model.eval()
+    x = x / 30  # nothing is saturated
+    down, up = FGSM(1.0, objective=TowardRedshift(0.1, BINS)), FGSM(1.0, objective=ERROR)
+    first = values(model, down(model, x, z, context), z, context, ERROR)
+    clean = values(model, x, z, context, ERROR)
+    limit = max(first.median().item(), clean.max().item())
+    found = WorstOf([down, up], ERROR, enough=limit).find(model, x, z, context)
+    beyond = first > limit
+    assert beyond.any()
+    assert torch.equal(found.x[beyond], down(model, x, z, context)[beyond])
+    # A search that lowers the objective does not fall back to the image itself.
+    lowers = FGSM(0.1, objective=lambda output, target: -ERROR(output, target))
+    found = WorstOf([lowers], ERROR, enough=1e9).find(model, x, z, context)
+    assert torch.equal(found.x, lowers(model, x, z, context))
+    assert bool((found.value < clean).any())
+
+
+class Noisy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = two_inputs()[0]
+        self.calls = 0
+
+    def forward(self, x, ebv):
+        self.calls += len(x)
+        return self.inner(x + 20 * torch.randn_like(x), ebv)
+
+
+def test_draws_are_averaged_over():
+    _, x, z, context, _ = two_inputs()
+    model = Noisy().eval()
+    WorstOf([FGSM(0.1), FGSM(0.1)], ERROR, draws=5)(model, x, z, context)
+    assert model.calls == 5 * 6 * (1 + 1 + 1 + 1 + 1 + 1)  # gradient, value there, comparison
+    one, many = (
+        WorstOf([PGD(BALL, steps=2)], ERROR, draws=n).find(model, x, z, context).value
+        for n in (1, 40)
+    )
+    averaged = AverageOverDraws(model, 40)
+    again = FGSM(0.1, objective=ERROR).find(averaged, x, z, context).value
+    assert (many - again).abs().mean() < (one - again).abs().mean()
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        WorstOf([FGSM(0.1)], draws=0)
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+        WorstOf([FGSM(0.1)], ERROR, draws=2)(lambda x, e: x, x, z, context)
+
+
+def test_what_its_parts_say_of_gradients_and_cost():
+    square = Square(0.1, queries=9)
+    mixed = WorstOf([FGSM(0.1), square, UniformNoise(0.1), APGD(0.1, steps=3)], ERROR)
+    assert mixed.follows_gradients is True
+    assert mixed.only(True).attacks == (mixed.attacks[0], mixed.attacks[3])
+    assert mixed.only(False).attacks == (mixed.attacks[1],)  # noise is no search
+    assert WorstOf([square]).follows_gradients is False
+    assert WorstOf([square, spoil]).follows_gradients is None
+    assert WorstOf([square]).only(True) is None
+    assert mixed.budget is None  # FGSM does not say
+    told = WorstOf([square, APGD(0.1, steps=3, restarts=2)], ERROR, draws=2, enough=1.0)
+    assert told.budget == Budget(gradients=2 * 6, forward=2 * (9 + 2 + 2 + 1))

@@ -22,7 +22,7 @@ def write_report(out: Path) -> None:
     results = Results(out)
     settings = results.settings
     scale = settings["scale"]
-    simulated = settings["data"] == "simulated, seed 0"
+    simulated = str(settings["data"]).startswith("simulated")
     setting = (
         f"{'Simulated galaxies' if simulated else 'Galaxies of the given file'}. Scale "
         f"`{scale['name']}`: {scale['n_train']} galaxies for each training, {scale['epochs']} "

@@ -25,6 +25,7 @@ from advphotoz.memory import keep_freed_memory
 from advphotoz.mixed_precision import fast_autocast
 from advphotoz.objectives import (
     CrossEntropy,
+    LogOdds,
     NegativeLogLikelihood,
     PinballLoss,
     RedshiftError,
@@ -63,6 +64,7 @@ __all__ = [
     "GradientAttack",
     "L2Ball",
     "LinfBall",
+    "LogOdds",
     "MagnitudeOffset",
     "NegativeLogLikelihood",
     "PSFWidth",

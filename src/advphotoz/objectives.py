@@ -20,6 +20,7 @@ from advphotoz.redshift import PDFReadout, Quantiles, Readout, RedshiftBins, che
 
 __all__ = [
     "CrossEntropy",
+    "LogOdds",
     "NegativeLogLikelihood",
     "Objective",
     "PinballLoss",
@@ -137,6 +138,53 @@ class NegativeLogLikelihood:
         """Return -log p(z_spec) of each sample."""
         with _full_precision(output):
             return -self.readout.log_density(output, target)
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    r"""Log odds against the bin of z_spec, which no softmax saturates.
+
+    .. math:: \ell = \log \frac{1 - p_s}{p_s}
+        = \log \sum_{k \neq s} e^{f(x)_k} - f(x)_s, \qquad s = \mathrm{index}(z_{spec})
+
+    It rises with the cross-entropy, and is largest where that is. But the gradient of the
+    cross-entropy vanishes with :math:`1 - p_s`, and is exactly zero for a network that is sure and
+    right, as float32 has it; that of the log odds is of the size of the logits' everywhere.
+
+    Parameters
+    ----------
+    bins : RedshiftBins
+        The grid that the logits stand for, of at least two bins.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `CrossEntropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> LogOdds(RedshiftBins(n=2))(torch.tensor([[200.0, 0.0]]), torch.tensor([0.3]))
+    tensor([-200.])
+    """
+
+    bins: RedshiftBins
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bins, RedshiftBins) or self.bins.n < 2:
+            raise TypeError(
+                "LogOdds needs the RedshiftBins of the network's logits, at least two of them, "
+                f"got {self.bins!r}"
+            )
+
+    def __call__(self, output: Any, target: Tensor) -> Tensor:
+        """Return the log odds of each sample."""
+        logits = self.bins.logits(output)
+        check_target(logits, target)
+        with _full_precision(logits):
+            index = self.bins.index(target)[:, None]
+            others = logits.scatter(1, index, -torch.inf).logsumexp(1)
+            return others - logits.gather(1, index)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,15 @@ from advphotoz.attacks.apgd import APGD
 from advphotoz.attacks.gradient import as_set
 from advphotoz.attacks.square import Square
 from advphotoz.attacks.worst_of import WorstOf
-from advphotoz.objectives import RedshiftError, SignedRedshift, default_objective
+from advphotoz.objectives import (
+    LogOdds,
+    Objective,
+    RedshiftError,
+    SignedRedshift,
+    default_objective,
+)
 from advphotoz.perturbations import PerturbationSet
-from advphotoz.redshift import Readout
+from advphotoz.redshift import Readout, RedshiftBins
 
 __all__ = ["standard"]
 
@@ -32,9 +38,9 @@ def standard(
 
     1. `APGD` of 20 steps for a larger redshift,
     2. `APGD` of 20 steps for a smaller one,
-    3. `APGD` of 10 steps, from a random start, on the negative log-likelihood, which grows where
-       the redshift's own gradient is lost in a saturated softmax (on the error of the redshift
-       where the network has no PDF),
+    3. `APGD` of 10 steps, from a random start, on the log odds against the true bin, whose gradient
+       no saturated softmax can hide (`LogOdds`; on the negative log-likelihood for PDFs that are no
+       bins, on the error of the redshift where there is none),
     4. `Square` of 100 candidates, for networks whose gradients lie.
 
     Its budget is 50 gradients and 107 forward passes per galaxy (``standard(...).budget``). What
@@ -76,7 +82,10 @@ def standard(
         APGD(chosen, steps=SIGNED_STEPS, objective=SignedRedshift(readout, sign))
         for sign in (1, -1)
     ]
-    other = APGD(chosen, steps=OTHER_STEPS, random_start=True, objective=default_objective(readout))
+    objective: Objective = default_objective(readout)
+    if isinstance(readout, RedshiftBins) and readout.n > 1:
+        objective = LogOdds(readout)
+    other = APGD(chosen, steps=OTHER_STEPS, random_start=True, objective=objective)
     damage = RedshiftError(readout)
     return WorstOf(
         (*signed, other, Square(chosen, queries=QUERIES, objective=damage)),

@@ -188,8 +188,9 @@ class WorstOf:
     @property
     def budget(self) -> Budget | None:
         """What it asks of the network, the comparison included; None if an attack does not say."""
-        parts = [getattr(attack, "budget", None) for attack in self.attacks]
-        if any(part is None for part in parts):
+        told = [getattr(attack, "budget", None) for attack in self.attacks]
+        parts = [part for part in told if part is not None]
+        if len(parts) < len(told):
             return None
         compared = len(parts) + (self.enough is not None)
         return Budget(
@@ -200,13 +201,9 @@ class WorstOf:
     def only(self, gradients: bool) -> Self | None:
         """Return the same with those attacks alone that follow gradients, or that do not.
 
-        What maximises nothing, such as noise, is no search; None where none is left.
+        Noise, which does not search, is neither. None where none is left.
         """
-        chosen = tuple(
-            attack
-            for attack in self.attacks
-            if follows_gradients(attack) is gradients and hasattr(attack, "objective")
-        )
+        chosen = tuple(a for a in self.attacks if follows_gradients(a) is gradients)
         return self._with(attacks=chosen, title="", enough=None) if chosen else None
 
     def bind(self, objective: Objective) -> Self:

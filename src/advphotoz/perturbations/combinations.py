@@ -115,6 +115,14 @@ class Compose(PerturbationSet):
         return torch.cat([s.sample(x, generator) for s in self.sets], 1)
 
     @override
+    def propose(
+        self, x: Tensor, p: Tensor | None, share: float, generator: Generator = None
+    ) -> Tensor:
+        parts = [None] * len(self.sets) if p is None else self.split(p)
+        pairs = zip(self.sets, parts, strict=True)
+        return torch.cat([s.propose(x, part, share, generator) for s, part in pairs], 1)
+
+    @override
     def realisation(self, x: Tensor, generator: Generator = None) -> Tensor:
         return torch.cat([s.realisation(x, generator) for s in self.sets], 1)
 

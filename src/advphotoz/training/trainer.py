@@ -309,7 +309,7 @@ class Trainer:
                     f"{ours}; build the trainer as it was, or start over"
                 )
         rank, here = distributed.rank(), distributed.processes()
-        if len(state["random"]) < min(here, state["processes"]):
+        if here == state["processes"] and rank not in state["random"]:
             raise ValueError(
                 f"the state holds the random states of processes {sorted(state['random'])}, and "
                 f"this is number {rank}; let fit(..., checkpoint=...) write one file for all"
