@@ -197,7 +197,7 @@ def plot_effects(
     ----------
     x : Tensor, (C, H, W) or (1, C, H, W)
         The image.
-    effects : mapping of str to (PerturbationSet, parameters)
+    effects : mapping of str to (PerturbationSet, sequence of float)
         Under its name, a set and the parameters to show, as the set has them: 1 is the budget.
     context : sequence of Tensor
         The other inputs of the network, each with one row; some sets need E(B-V).
