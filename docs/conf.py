@@ -26,6 +26,17 @@ default_role = "py:obj"
 
 html_theme = "furo"
 html_title = "advphotoz"
+html_static_path = ["_static"]
+html_css_files = ["katex/katex.min.css", "style.css"]
+html_js_files = [
+    ("katex/auto-render.min.js", {"defer": "defer"}),
+    ("equations.js", {"defer": "defer"}),
+]
+
+# Equations without a network: Sphinx's extension for MathJax writes them as \\( \\) and loads one
+# script on the pages that have any, which is our copy of KaTeX.
+mathjax_path = "katex/katex.min.js"
+mathjax_options = {"defer": "defer"}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -34,16 +45,7 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-myst_enable_extensions = ["amsmath", "dollarmath", "substitution"]
+myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# The demo's picture appears on the front page once it has been copied here.
-myst_substitutions = {
-    "demo_picture": (
-        "![Predicted against spectroscopic redshift, clean and attacked](_static/demo.png)"
-        if (HERE / "_static" / "demo.png").exists()
-        else ""
-    ),
-}
-
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

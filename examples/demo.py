@@ -56,6 +56,7 @@ WORST = "advphotoz-standard-1"
 DEFENSE = PGD(LinfBall(EPS), steps=3, keep="last")  # the best of three costs a forward pass
 TITLES = {"classical": "Classical training", "adversarial": "Algorithm 1"}
 REFERENCE = "apertures"
+WORDS = {"clean": "clean images"}  # in pictures
 
 
 def options() -> argparse.Namespace:
@@ -136,26 +137,22 @@ def draw(results: dict[str, Evaluation], networks: dict[str, torch.nn.Module], a
     """Draw z_phot against z_spec, the histograms of dz, and one attacked galaxy per network."""
     import matplotlib.pyplot as plt
 
-    from advphotoz.plotting import plot_attack_panel, plot_delta_z, plot_z_z
+    from advphotoz.plotting import plot_attack_panel, plot_delta_z, plot_z_z_grid
 
-    fig, axes = plt.subplots(2, 2, figsize=(7, 6.2), layout="constrained", sharex=True, sharey=True)
-    top = 0.0
-    for row, name in zip(axes, TITLES, strict=True):
-        result = results[name]
-        for ax, shown in zip(row, ("clean", WORST), strict=True):
-            plot_z_z(ax, result.z_phot[shown], result.z_spec)
-            eta = 100 * result[shown].eta
-            ax.set_title(f"{TITLES[name]}, {shown}: $\\eta$ = {eta:.0f} %", fontsize=9)
-            ax.label_outer()
-            top = max(top, *ax.get_ylim())
-    ax.set(xlim=(0, top), ylim=(0, top))  # all four share their axes: nothing is cut off
+    estimates = {
+        f"{TITLES[name]}, {WORDS.get(shown, shown)}": results[name].z_phot[shown]
+        for name in TITLES
+        for shown in ("clean", WORST)
+    }
+    fig = plot_z_z_grid(estimates, results["classical"].z_spec)
     fig.savefig(args.out / "redshifts.png", dpi=150)
 
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained", sharey=True)
     for ax, name in zip(axes, TITLES, strict=True):
         result = results[name]
         for shown in ("clean", "PGD-20", WORST):
-            plot_delta_z(ax, result.z_phot[shown], result.z_spec, label=shown)
+            label = WORDS.get(shown, shown)
+            plot_delta_z(ax, result.z_phot[shown], result.z_spec, label=label)
         ax.set_title(TITLES[name], fontsize=9)
     fig.savefig(args.out / "delta_z.png", dpi=150)
 
@@ -166,8 +163,19 @@ def draw(results: dict[str, Evaluation], networks: dict[str, torch.nn.Module], a
     for name in TITLES:
         model = networks[name]
         x_adv = ATTACKS[WORST](model, x, z, context=(ebv,))
-        fig = plot_attack_panel(model, x, x_adv, z, context=(ebv,), readout=BINS)
+        fig = plot_attack_panel(
+            model,
+            x,
+            x_adv,
+            z,
+            context=(ebv,),
+            readout=BINS,
+            unit="nmgy",
+            noise=SKY_NOISE,
+            ebv=float(ebv),
+        )
         fig.savefig(args.out / f"attack_{name}.png", dpi=150)
+    plt.close("all")
 
 
 def strongest(result: Evaluation) -> Row:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import LogNorm
+from matplotlib.colors import AsinhNorm, LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -20,8 +21,16 @@ from advphotoz import (
     RedshiftBins,
     metrics,
 )
-from advphotoz.evaluation import RobustnessCurve, robustness_curve
-from advphotoz.plotting import plot_attack_panel, plot_delta_z, plot_robustness, plot_z_z
+from advphotoz.evaluation import RobustnessCurve, evaluate, robustness_curve
+from advphotoz.plotting import (
+    plot_attack_panel,
+    plot_attacks,
+    plot_delta_z,
+    plot_robustness,
+    plot_z_z,
+    plot_z_z_grid,
+    save_figure,
+)
 from networks import Estimate, features
 
 BINS = RedshiftBins(n=6)
@@ -34,9 +43,9 @@ def ax() -> Any:
 
 
 class Net(nn.Module):
-    def __init__(self, outputs: int = 6) -> None:
+    def __init__(self, outputs: int = 6, size: int = 5) -> None:
         super().__init__()
-        self.out = nn.Linear(3 * 25 + 1, outputs)
+        self.out = nn.Linear(3 * size**2 + 1, outputs)
 
     def forward(self, x: Tensor, ebv: Tensor) -> Tensor:
         logits: Tensor = self.out(torch.cat([x.flatten(1), ebv[:, None]], dim=1))
@@ -50,7 +59,7 @@ def redshifts(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 
 def drawn(ax: Any) -> Any:
-    ax.figure.canvas.draw()  # what cannot be drawn fails here
+    ax.figure.draw_without_rendering()  # what cannot be drawn fails here
     return ax
 
 
@@ -74,24 +83,108 @@ def test_delta_z_histogram_holds_the_shares(ax: Any) -> None:
     assert "z_\\mathrm{phot}" in ax.get_xlabel()
 
 
-@pytest.mark.parametrize(("n", "log"), [(300, False), (30_000, True)])
-def test_z_z_density_holds_every_sample(ax: Any, n: int, log: bool) -> None:
-    z_phot, z_spec = redshifts(n)
+def test_z_z_draws_every_galaxy_as_a_point_and_outliers_apart(ax: Any) -> None:
+    z_phot, z_spec = redshifts(300)
     z_phot[0], z_phot[1] = -0.1, 0.8
     assert plot_z_z(ax, z_phot, z_spec) is ax
     drawn(ax)
-    counts = ax.collections[0].get_array()
-    assert counts.sum() == n
-    assert isinstance(ax.collections[0].norm, LogNorm) == log
-    # Rows of the mesh are z_phot: the lone sample at 0.8 lies in the top rows.
-    rows = counts.filled(0).sum(axis=1)
-    assert rows[-3:].sum() == 1
+    inside, outside = (collection.get_offsets().data for collection in ax.collections)
+    far = np.abs(metrics.delta_z(z_phot, z_spec)) > 0.05
+    assert 0 < far.sum() < 100
+    assert inside == pytest.approx(np.column_stack([z_spec, z_phot])[~far])
+    assert outside == pytest.approx(np.column_stack([z_spec, z_phot])[far])
+    colours = {tuple(c.get_facecolor()[0][:3]) for c in ax.collections}
+    assert len(colours) == 2
+    assert len(ax.figure.axes) == 1  # no colour bar
+
+
+def test_z_z_counts_many_galaxies_in_hexagons(ax: Any) -> None:
+    z_phot, z_spec = redshifts(30_000)
+    z_phot[0], z_phot[1] = -0.1, 0.8
+    assert plot_z_z(ax, z_phot, z_spec) is ax
+    drawn(ax)
+    [hexagons] = ax.collections
+    assert hexagons.get_array().sum() == 30_000
+    assert isinstance(hexagons.norm, LogNorm)
+    assert (hexagons.get_offsets()[:, 1] > 0.75).sum() == 1  # the lone galaxy at 0.8
+    [side] = ax.child_axes
+    assert side.get_ylabel() == "galaxies per hexagon"
+
+
+@pytest.mark.parametrize("n", [300, 30_000])
+def test_z_z_is_square_and_shows_the_limits_of_an_outlier(ax: Any, n: int) -> None:
+    z_phot, z_spec = redshifts(n)
+    plot_z_z(ax, z_phot, z_spec)
+    drawn(ax)
     one, low, high = ax.lines
     assert one.get_xdata() == pytest.approx(one.get_ydata())
     for line, sign in ((low, -1), (high, 1)):
         assert metrics.delta_z(line.get_ydata(), line.get_xdata()) == pytest.approx(0.05 * sign)
     assert ax.get_xlim() == ax.get_ylim()
+    assert ax.get_xlim()[0] <= min(z_phot.min(), z_spec.min())
+    assert ax.get_xlim()[1] >= max(z_phot.max(), z_spec.max())
+    box = ax.bbox
+    assert box.width == pytest.approx(box.height, rel=1e-3)
     assert (ax.get_xlabel(), ax.get_ylabel()) == (r"$z_\mathrm{spec}$", r"$z_\mathrm{phot}$")
+
+
+@pytest.mark.parametrize("n", [300, 30_000])
+def test_z_z_grid_has_one_scale_for_all_panels(n: int) -> None:
+    z_phot, z_spec = redshifts(n)
+    wider = z_spec + 4 * (z_phot - z_spec)
+    named = {"one": z_phot, "two": torch.tensor(wider), "three": z_spec}
+    fig = plot_z_z_grid(named, z_spec, fig=Figure((7, 6.6), layout="constrained"))
+    fig.draw_without_rendering()
+    panels = [ax for ax in fig.axes if ax.get_title()]
+    assert [ax.get_title().split(":")[0] for ax in panels] == ["one", "two", "three"]
+    eta = 100 * metrics.outlier_fraction(wider, z_spec)
+    assert f"= {eta:.1f} %" in panels[1].get_title()
+    assert len({ax.get_xlim() for ax in panels} | {ax.get_ylim() for ax in panels}) == 1
+    assert [bool(ax.get_xlabel()) for ax in panels] == [False, True, True]
+    if n > 3000:
+        norms = {id(ax.collections[0].norm) for ax in panels}
+        assert len(norms) == 1
+        assert panels[0].collections[0].norm.vmax == max(
+            ax.collections[0].get_array().max() for ax in panels
+        )
+        assert sum(len(ax.child_axes) for ax in panels) == 1
+    with pytest.raises(ValueError, match="at least one set of redshifts"):
+        plot_z_z_grid({}, z_spec)
+
+
+def test_attacks_are_drawn_with_their_interval_from_the_top(ax: Any) -> None:
+    result = evaluate(
+        network(),
+        [(torch.randn(30, 3, 5, 5), torch.zeros(30), 0.3 * torch.rand(30))],
+        {"PGD": PGD(LinfBall(0.5), steps=2)},
+        BINS,
+        progress=False,
+        bootstrap=0,
+    )
+    assert plot_attacks(ax, result) is ax
+    drawn(ax)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["clean images", "random noise", "PGD"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    for row, container, words in zip(result.rows, ax.containers, ax.texts, strict=True):
+        assert container.lines[0].get_xdata() == pytest.approx([100 * row.eta])
+        [ends] = container.lines[2][0].get_segments()
+        assert ends[:, 0] == pytest.approx([100 * row.eta_low, 100 * row.eta_high], abs=1e-4)
+        assert words.get_text() == f"{100 * row.eta:.1f} %"
+
+
+def test_figures_are_saved_as_vectors_and_as_pixels(tmp_path: Path) -> None:
+    fig = Figure((3.4, 2.0))
+    fig.subplots().set_title("Title")
+    pdf, png = save_figure(fig, tmp_path / "new" / "v1.5")
+    assert (pdf.name, png.name) == ("v1.5.pdf", "v1.5.png")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Type3" not in content
+    assert b"CreationDate" not in content
+    head = png.read_bytes()[16:24]
+    assert (int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")) == (1020, 600)
+    assert sorted(path.name for path in pdf.parent.iterdir()) == ["v1.5.pdf", "v1.5.png"]
 
 
 def curve(**settings: Any) -> RobustnessCurve:
@@ -164,6 +257,10 @@ def network(outputs: int = 6) -> Net:
     return Net(outputs).train()
 
 
+def network_of(size: int) -> Net:
+    return Net(size=size).train()
+
+
 def panel(model: Any = None, **changes: Any) -> Figure:
     torch.manual_seed(0)
     x = torch.randn(3, 5, 5)
@@ -186,18 +283,29 @@ def panel(model: Any = None, **changes: Any) -> Figure:
 def test_attack_panel_draws_images_slices_and_pdfs() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 5, 5)
+    x[1] *= 100  # a band that is far brighter
     x_adv = x + 0.01
-    fig = panel(x=x[None], x_adv=x_adv[None], z=0.3, magnify=100)
-    fig.canvas.draw()
+    noise = [0.5, 50.0, 2.0]
+    settings = {"unit": "nmgy", "noise": noise, "magnitudes": [19.0, 18.0, 17.0], "ebv": 0.03}
+    fig = panel(x=x[None], x_adv=x_adv[None], z=0.3, **settings)
+    fig.draw_without_rendering()
     frames = [ax for ax in fig.axes if ax.images]
     assert len(frames) == 9
     for k in range(3):
-        assert frames[k].get_title() == "gri"[k]
-        assert frames[k].images[0].get_array().data == pytest.approx(x[k].numpy())
-        assert frames[3 + k].images[0].get_array().data == pytest.approx(np.ones((5, 5)), abs=1e-4)
-        assert frames[6 + k].images[0].get_array().data == pytest.approx(x_adv[k].numpy())
-    assert len({ax.images[0].get_clim() for ax in frames}) == 1
-    assert "100" in frames[3].get_ylabel()
+        assert frames[k].get_title() == f"{'gri'[k]} = {19 - k}.00 mag"
+        shown = [frames[3 * i + k].images[0].get_array().data for i in range(3)]
+        assert shown[0] == pytest.approx(x[k].numpy() / noise[k])
+        assert shown[1] == pytest.approx(x_adv[k].numpy() / noise[k])
+        assert shown[2] == pytest.approx(np.full((5, 5), 0.01), abs=1e-5)
+    norms = [ax.images[0].norm for ax in frames]
+    assert len({id(norm) for norm in norms[:6]}) == 1
+    assert isinstance(norms[0], AsinhNorm)
+    assert norms[6].vmin == -norms[6].vmax
+    assert norms[6].vmax == pytest.approx(0.01, rel=1e-3)
+    assert "0.030" in fig.get_suptitle()
+    labels = {ax.get_ylabel() for ax in fig.axes}
+    assert r"$\delta$ [nmgy]" in labels
+    assert "flux per pixel / noise of the band" in labels
     slices = [ax for ax in fig.axes if len(ax.lines) == 2 and not ax.patches]
     for k, ax in enumerate(slices):
         assert ax.lines[0].get_ydata() == pytest.approx(x[k, 2].numpy())
@@ -234,7 +342,7 @@ class Narrow(Net):
 def test_attack_panel_draws_the_pdf_of_a_mixture_as_a_curve() -> None:
     x = torch.zeros(3, 5, 5)
     fig = panel(Narrow(), x=x, x_adv=x + 0.05, z=0.7, readout=GaussianMixture(2))
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     [pdfs] = [ax for ax in fig.axes if ax.get_ylabel() == "PDF"]
     assert not pdfs.patches
     low, high = pdfs.get_xlim()
@@ -258,8 +366,8 @@ def test_attack_panel_without_a_pdf_draws_lines_alone(outputs: int, readout: Any
     torch.manual_seed(0)
     x = torch.randn(3, 5, 5)
     fig = panel(network(outputs), x=x, x_adv=x + 0.1, readout=readout)
-    fig.canvas.draw()
-    assert len(fig.axes) == 9 + 3 + 1 + 1
+    fig.draw_without_rendering()
+    assert len(fig.axes) == 9 + 3 + 1 + 2
     [below] = [ax for ax in fig.axes if ax.get_xlabel() == "redshift"]
     assert not below.patches
     assert below.get_ylabel() == ""
@@ -293,23 +401,23 @@ def test_attack_panel_leaves_model_and_inputs_as_they_were() -> None:
     torch.manual_seed(0)
     x, ebv, model = torch.randn(1, 3, 5, 5), torch.zeros(1), InPlace().train()
     kept = x.clone()
-    fig = panel(model, x=x, x_adv=x, context=(ebv,))
+    fig = panel(model, x=x, x_adv=x, context=(ebv,), noise=[1.0] * 3)
     assert torch.equal(x, kept)
     assert torch.equal(ebv, torch.zeros(1))
     assert model.calls == 0
     frames = [ax for ax in fig.axes if ax.images]
-    assert frames[6].images[0].get_array().data == pytest.approx(kept[0, 0].numpy())
+    assert frames[3].images[0].get_array().data == pytest.approx(kept[0, 0].numpy(), rel=1e-5)
 
 
-def test_attack_panel_magnifies_by_a_round_number() -> None:
-    x = torch.zeros(3, 5, 5)
-    x[:, 2, 2] = 0.7  # the brightest pixels
-    fig = panel(x=x, x_adv=x + 0.01)
-    label = fig.axes[3].get_ylabel()
-    assert label == r"50 $\times\ \delta$"
-    same = panel(x=x, x_adv=x)
-    assert same.axes[3].get_ylabel() == r"1 $\times\ \delta$"
-    same.canvas.draw()
+def test_attack_panel_measures_the_noise_of_a_band_where_none_is_given() -> None:
+    x = torch.randn(3, 40, 40) * torch.tensor([1.0, 10.0, 0.0])[:, None, None]
+    x[:, 18:22, 18:22] += 1000.0  # a galaxy does not move it
+    fig = panel(network_of(40), x=x, x_adv=x)
+    fig.draw_without_rendering()
+    shown = [ax.images[0].get_array().data for ax in fig.axes if ax.images][:3]
+    for k, sigma in enumerate((1.0, 10.0)):
+        assert x[k].numpy() / shown[k] == pytest.approx(sigma, rel=0.1)
+    assert shown[2] == pytest.approx(x[2].numpy())  # a frame without noise is shown as it is
 
 
 @pytest.mark.parametrize(
@@ -319,6 +427,8 @@ def test_attack_panel_magnifies_by_a_round_number() -> None:
         ({"x_adv": torch.zeros(3, 5, 4)}, "x_adv must have the shape of x"),
         ({"x_adv": torch.full((3, 5, 5), torch.nan)}, "x_adv must be finite"),
         ({"bands": "ugriz"}, "bands must name the 3 bands"),
+        ({"magnitudes": [1.0]}, "magnitudes must hold one number for each of the 3 bands, got 1"),
+        ({"noise": [1.0, 1.0, 0.0]}, "noise must hold one positive number for each of the 3"),
         ({"readout": RedshiftBins(n=5)}, r"logits of shape \(N, 5\)"),
         ({"context": (torch.zeros(2),)}, r"context\[0\] must have one row"),
     ],

@@ -32,7 +32,7 @@ def ax() -> Any:
 
 def drawn(picture: Any) -> Any:
     """Draw the figure: what cannot be drawn fails here; return what came, figure or axes."""
-    picture.figure.canvas.draw()
+    picture.figure.draw_without_rendering()
     return picture
 
 
@@ -43,28 +43,30 @@ def galaxies(n: int = 2) -> torch.Tensor:
 # ---- galaxies --------------------------------------------------------------------------------
 
 
-def test_cutouts_draw_a_row_and_a_colour_scale_per_galaxy() -> None:
+def test_cutouts_draw_a_row_per_galaxy_in_units_of_the_noise_of_each_band() -> None:
     x = galaxies()
-    x[1] *= 10
+    x[:, 1] *= 1000  # a band whose numbers are larger hides nothing
+    x[1, 1, 4, 4] = 40_000.0
     z_spec = torch.tensor([0.12, 0.3])
-    fig = drawn(plot_cutouts(x, z_spec, [0.05, 0.0], Figure((7, 3)), bands="gri"))
+    noise = [1.0, 1000.0, 2.0]
+    magnitudes = [[19.0, 18.5, 18.0], [20.0, 19.5, 19.0]]
+    fig = drawn(plot_cutouts(x, z_spec, [0.05, 0.0], Figure((7, 3)), "gri", noise, magnitudes))
     frames = [ax for ax in fig.axes if ax.images]
     assert len(frames) == 6
     for k, ax in enumerate(frames):
-        assert ax.images[0].get_array().data == pytest.approx(x[k // 3, k % 3].numpy())
+        expected = x[k // 3, k % 3].numpy() / noise[k % 3]
+        assert ax.images[0].get_array().data == pytest.approx(expected)
         assert ax.images[0].origin == "lower"
-        assert [text.get_text() for text in ax.texts] == ["gri"[k % 3]]
-    scales = [ax.images[0].get_clim() for ax in frames]
-    assert len(set(scales[:3])) == len(set(scales[3:])) == 1
-    assert scales[0][1] == pytest.approx(float(x[0].max()))  # nothing bright is cut off
-    assert scales[3][1] > 5 * scales[0][1]
+        words = f"{'gri'[k % 3]} = {magnitudes[k // 3][k % 3]:.2f}"
+        assert [text.get_text() for text in ax.texts] == [words]
+    assert {ax.images[0].get_clim() for ax in frames} == {(-3, 40)}  # nothing bright is cut off
     titles = [ax.get_title() for ax in frames if ax.get_title()]
     assert titles == [
         r"$z_\mathrm{spec} = 0.120$,  $E(B-V) = 0.050$ mag",
         r"$z_\mathrm{spec} = 0.300$,  $E(B-V) = 0.000$ mag",
     ]
-    bars = [ax for ax in fig.axes if not ax.images and ax.get_ylabel()]
-    assert len(bars) == 2
+    [bar] = [ax for ax in fig.axes if not ax.images and ax.get_ylabel()]
+    assert bar.get_ylabel() == "flux per pixel / noise of the band"
 
 
 def test_cutouts_of_nothing_but_zeros_can_be_drawn() -> None:
@@ -77,6 +79,8 @@ def test_cutouts_of_nothing_but_zeros_can_be_drawn() -> None:
         ({"z_spec": [0.1]}, "got 2 images, 1 z_spec and 2 ebv"),
         ({"ebv": [0.1] * 3}, "got 2 images, 2 z_spec and 3 ebv"),
         ({"bands": "ugriz"}, "bands must name the 3 bands of x, got 5"),
+        ({"noise": [1.0, 2.0]}, "noise must hold one positive number for each of the 3 bands"),
+        ({"magnitudes": [[1.0] * 3]}, r"magnitudes must have the shape .* \(2, 3\), got \(1, 3\)"),
         ({"x": galaxies()[0]}, r"x must be images of shape .* got \(3, 8, 8\)"),
         ({"x": galaxies(0)}, r"x must be images of shape .* got \(0, 3, 8, 8\)"),
         ({"x": galaxies() / 0}, "x must be finite"),
@@ -305,6 +309,22 @@ def test_loss_plane_has_the_first_direction_to_the_right(ax: Any) -> None:
     assert ax.get_ylabel() == "step along signs"
     [bar] = [other for other in ax.figure.axes if other is not ax]
     assert bar.get_ylabel() == "cross-entropy"
+
+
+def test_loss_planes_share_a_scale_and_one_bar() -> None:
+    fig = Figure(figsize=(7, 2.6), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    radii = [0.0, 0.5, 1.0]
+    for ax, top in ((left, 1.0), (right, 10.0)):
+        losses = np.add.outer(np.array(radii), np.array(radii)) * top / 2
+        plot_loss_plane(ax, radii, losses, limits=(0.0, 10.0), colour_bar=ax is right)
+    drawn(left)
+    [first], [second] = left.collections, right.collections
+    assert list(first.levels) == list(second.levels)
+    assert first.get_clim() == second.get_clim()
+    assert len(fig.axes) == 3
+    with pytest.raises(ValueError, match="limits must be"):
+        plot_loss_plane(left, radii, np.eye(3), limits=(1.0, 1.0))
 
 
 def test_loss_plane_marks_no_place_outside(ax: Any) -> None:

@@ -30,8 +30,9 @@ LAYERS = {
     "evaluation": 3,
     "survey": 4,
     "plotting": 5,
-    "": 6,
-    "testing": 7,  # outside, like a user: it must know every public name to evaluate a repr
+    "html_report": 6,
+    "": 7,
+    "testing": 8,  # outside, like a user: it must know every public name to evaluate a repr
 }
 NOUNS = {
     "batch",
@@ -251,6 +252,7 @@ def test_wheel_ships_types_and_licence_and_no_tests(tmp_path: Path) -> None:
     assert "advphotoz/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"advphotoz"}
+    assert "advphotoz/html_report/template.html" in names
     shipped = {name for name in names if name.endswith(".py")}
     assert shipped == {str(path.relative_to(SOURCE)) for path in modules().values()}
 

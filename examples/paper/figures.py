@@ -24,6 +24,7 @@ from advphotoz.plotting import (
     plot_pixels,
     plot_robustness,
     plot_z_z,
+    save_figure,
 )
 
 from .plan import BINS, CURVES, STANDARD, trainings
@@ -34,6 +35,17 @@ __all__ = ["draw_all"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 SHOWN = ("clean", "FGSM", "PGD-10")
+WORDS = {
+    "Iref": "classical",
+    "fgsm-20": "FGSM, 20 %",
+    "step-50": "random step, 50 %",
+    "pgd-50": "PGD, 50 %",
+    "pgd-50-i4": "PGD, wide i4",
+    "pgd-50-fc0": "PGD, wide fc0",
+    "pgd-50-i3": "PGD, two cells i3",
+    "clean": "clean images",
+}
+"""Networks and rows as figures call them: how it was trained, and the share of attacked samples."""
 UNITS = {"r": "r [mag]", "g - r": "g - r [mag]", "z": r"$z_\mathrm{spec}$"}
 
 
@@ -56,8 +68,7 @@ def draw_all(work: Work) -> None:
     folder = work.out / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.pdf", dpi=300)
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        save_figure(figure, folder / name)
 
 
 def _axes(
@@ -112,7 +123,7 @@ def _panels(work: Work, results: Results) -> dict[str, Figure]:
         x_adv = STANDARD[row](model, x, z, (ebv,))
         page = Figure((PAGE, 6.6), layout="constrained")
         figures[name] = plot_attack_panel(
-            model, x, x_adv, z, (ebv,), readout=BINS, fig=page, magnify=100
+            model, x, x_adv, z, (ebv,), readout=BINS, fig=page, unit="nmgy", ebv=float(ebv)
         )
     return figures
 
@@ -120,7 +131,7 @@ def _panels(work: Work, results: Results) -> dict[str, Figure]:
 def _eps(results: Results) -> Figure:
     """Draw eta and sigma_MAD under PGD-10 against eps, a line per network."""
     points = [
-        dataclasses.replace(point, name=name)
+        dataclasses.replace(point, name=WORDS[name])
         for name in CURVES
         for point in results.curve(name).points
         if point.name == "PGD-10"
@@ -142,8 +153,8 @@ def _pit(results: Results) -> Figure:
     for ax, name in zip(axes[0], names, strict=True):
         evaluation = results.evaluation(name)
         for row in SHOWN:
-            plot_pit(ax, evaluation.pit[row], label=row)
-        ax.set_title(name, fontsize=9)
+            plot_pit(ax, evaluation.pit[row], label=WORDS.get(row, row))
+        ax.set_title(WORDS[name], fontsize=9)
         ax.label_outer()
         _only_legend(ax, axes[0, 0])
     return figure
@@ -159,10 +170,14 @@ def _fragile(results: Results) -> Figure:
         for ax, (name, values) in zip(line, columns.items(), strict=True):
             for row in ("clean", "PGD-10"):
                 plot_binned_outliers(
-                    ax, values[:n], evaluation.z_phot[row], evaluation.z_spec, label=row
+                    ax,
+                    values[:n],
+                    evaluation.z_phot[row],
+                    evaluation.z_spec,
+                    label=WORDS.get(row, row),
                 )
             ax.set_xlabel(UNITS.get(name, name))
-            ax.set_ylabel(rf"{network}: outliers $\eta$ [%]")
+            ax.set_ylabel(f"{WORDS[network]}:\n" + r"outliers $\eta$ [%]")
             ax.label_outer()
             _only_legend(ax, axes[1, 0])  # where there is room
     return figure
@@ -175,9 +190,13 @@ def _lines(results: Results) -> Figure:
     for ax, (network, lines) in zip(axes[0], found["lines"].items(), strict=True):
         for name, rises in lines.items():
             plot_loss_line(
-                ax, found["radii"], np.array(rises), label=name, quantity="cross-entropy - clean"
+                ax,
+                found["radii"],
+                np.array(rises),
+                label=name,
+                quantity="rise of cross-entropy [nats]",
             )
-        ax.set_title(network, fontsize=9)
+        ax.set_title(WORDS.get(network, network), fontsize=9)
         ax.label_outer()
         _only_legend(ax, axes[0, 0])
     return figure
@@ -187,15 +206,19 @@ def _planes(results: Results) -> Figure:
     """Draw the loss in the plane of PGD-10's direction and random signs."""
     found = results.study("landscape")
     figure, axes = _axes(1, len(found["planes"]), PAGE, 2.4, sharey=True)
+    every = [np.array(plane) for plane in found["planes"].values()]
+    limits = (min(float(p.min()) for p in every), max(float(p.max()) for p in every))
     for ax, (network, plane) in zip(axes[0], found["planes"].items(), strict=True):
         plot_loss_plane(
             ax,
             found["grid"],
             np.array(plane),
             names=("PGD-10", "random signs"),
-            quantity="cross-entropy",
+            quantity="cross-entropy [nats]",
+            limits=limits,
+            colour_bar=ax is axes[0, -1],
         )
-        ax.set_title(network, fontsize=9)
+        ax.set_title(WORDS.get(network, network), fontsize=9)
         ax.label_outer()
     return figure
 

@@ -33,6 +33,7 @@ class FGSM(GradientAttack):
     References
     ----------
     Campagne 2020 (arXiv:2002.10154), Eq. 5; Goodfellow et al. 2014 (arXiv:1412.6572).
+    Derived in :ref:`theory-fgsm`.
 
     Examples
     --------

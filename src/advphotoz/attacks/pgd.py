@@ -47,6 +47,7 @@ class PGD(GradientAttack):
     References
     ----------
     Campagne 2020 (arXiv:2002.10154), Eqs. 7 to 9; Madry et al. 2018 (arXiv:1706.06083).
+    Written out in :ref:`theory-pgd`.
 
     Examples
     --------
@@ -111,7 +112,7 @@ def l2_pgd(
 
     References
     ----------
-    Campagne 2020 (arXiv:2002.10154), Eqs. 8 and 9.
+    Campagne 2020 (arXiv:2002.10154), Eqs. 8 and 9; written out in :ref:`theory-l2`.
 
     Examples
     --------

@@ -221,7 +221,7 @@ class L2Ball(PixelBall):
     References
     ----------
     Campagne 2020 (arXiv:2002.10154), Eqs. 8 and 9, where the denominator of Eq. 8 is read as the
-    norm of the gradient (the norm of the loss is printed).
+    norm of the gradient (the norm of the loss is printed); written out in :ref:`theory-l2`.
 
     Examples
     --------
@@ -354,7 +354,7 @@ def l2_eps_from_linf(eps: float, n: int = 64**2) -> float:
 
     References
     ----------
-    Campagne 2020 (arXiv:2002.10154), caption of Table 1.
+    Campagne 2020 (arXiv:2002.10154), caption of Table 1; derived in :ref:`theory-l2`.
 
     Examples
     --------

@@ -6,15 +6,23 @@ and Ito 2008). Those that need many panels take and return a figure. Matplotlib 
 is called: ``pip install "advphotoz[plot]"``.
 """
 
-from advphotoz.plotting.diagrams import plot_delta_z, plot_robustness, plot_z_z
+from advphotoz.plotting.diagrams import (
+    plot_attacks,
+    plot_delta_z,
+    plot_robustness,
+    plot_z_z,
+    plot_z_z_grid,
+)
 from advphotoz.plotting.galaxies import plot_cutouts, plot_pixels
 from advphotoz.plotting.landscape import plot_loss_line, plot_loss_plane
 from advphotoz.plotting.panel import plot_attack_panel
 from advphotoz.plotting.populations import plot_binned_outliers, plot_pit
+from advphotoz.plotting.saving import save_figure
 from advphotoz.plotting.systematics import plot_effects, plot_random_shifts, plot_worst_shifts
 
 __all__ = [
     "plot_attack_panel",
+    "plot_attacks",
     "plot_binned_outliers",
     "plot_cutouts",
     "plot_delta_z",
@@ -27,4 +35,6 @@ __all__ = [
     "plot_robustness",
     "plot_worst_shifts",
     "plot_z_z",
+    "plot_z_z_grid",
+    "save_figure",
 ]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from advphotoz import metrics
-from advphotoz._checks import require
-from advphotoz.evaluation import RobustnessCurve
-from advphotoz.plotting._style import COLOURS, GREY, MARKERS, as_float64
+from advphotoz._checks import check_at_least_one, require
+from advphotoz.evaluation import Evaluation, RobustnessCurve
+from advphotoz.plotting._style import BLUE, COLOURS, GREY, MARKERS, VERMILLION, as_float64
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
 
-__all__ = ["plot_delta_z", "plot_robustness", "plot_z_z"]
+__all__ = ["plot_attacks", "plot_delta_z", "plot_robustness", "plot_z_z", "plot_z_z_grid"]
 
 OUTLIER = 0.05
+POINTS = 3000  # galaxies that can be told apart as points in a panel of 3.4 inches
+WORDS = {"clean": "clean images", "noise": "random noise"}
+Z_SPEC, Z_PHOT = r"$z_\mathrm{spec}$", r"$z_\mathrm{phot}$"
 DZ = r"$\Delta z = (z_\mathrm{phot} - z_\mathrm{spec}) / (1 + z_\mathrm{spec})$"
 # Axis labels and factors of the paper's units.
 UNITS = {
@@ -85,16 +91,17 @@ def plot_delta_z(
 
 
 def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
-    r"""Draw the density of z_phot against z_spec (Campagne 2020, Figs. 3 and 4, bottom).
+    r"""Draw z_phot against z_spec (Campagne 2020, Figs. 3 and 4, bottom).
 
-    The solid line is equality, the dashed ones are the outlier limits
-    :math:`|\Delta z| = 0.05`. Both axes span all the redshifts, so that no sample is left out; in a
-    figure about as high as it is wide, equality lies at 45 degrees.
+    Up to 3000 galaxies are points, with outliers as vermillion diamonds; more are counted in
+    hexagons, on a logarithmic colour scale. The solid line is equality, the dashed ones are the
+    outlier limits :math:`|\Delta z| = 0.05`. The axes are square and span all the redshifts: no
+    galaxy is left out. `plot_z_z_grid` puts several on one colour scale.
 
     Parameters
     ----------
     ax : Axes
-        Where to draw; its figure gets a colour bar, on a logarithmic scale.
+        Where to draw; its figure gets a colour bar where there are hexagons.
     z_phot, z_spec : array, Tensor or list, (N,)
         Estimated and true redshifts.
 
@@ -115,29 +122,202 @@ def plot_z_z(ax: Axes, z_phot: Any, z_spec: Any) -> Axes:
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('$z_\\mathrm{spec}$', '$z_\\mathrm{phot}$')
     """
-    colors: Any = require("matplotlib.colors", "plot")
-    ticker: Any = require("matplotlib.ticker", "plot")
-    dz = metrics.delta_z(z_phot, z_spec)
-    truth = as_float64(z_spec)
-    estimate = truth + dz * (1 + truth)
-    low = min(0.0, truth.min(), estimate.min())
-    high = max(truth.max(), estimate.max())
-    span = (low, high + 0.02 * (high - low))
-    counts, edges, _ = np.histogram2d(truth, estimate, bins=50, range=(span, span))
-    fullest = max(counts.max(), 2)
-    norm = colors.LogNorm(1, fullest) if fullest > 20 else colors.Normalize(1, fullest)
-    # Column j of a mesh lies at the j-th x; empty cells stay white.
-    mesh = ax.pcolormesh(
-        edges, edges, np.ma.masked_equal(counts.T, 0), norm=norm, cmap="viridis", rasterized=True
-    )
+    require("matplotlib", "plot")
+    truth, estimate = _redshifts(z_phot, z_spec)
+    hexagons = _draw_z_z(ax, truth, estimate, _span([truth, estimate]))
+    _one_colour_scale(ax.figure, ax, [] if hexagons is None else [hexagons])
+    return ax
+
+
+def plot_z_z_grid(
+    estimates: Mapping[str, Any], z_spec: Any, columns: int = 2, fig: Figure | None = None
+) -> Figure:
+    r"""Draw z_phot against z_spec in one panel per estimate, on the same axes and colour scale.
+
+    Each title gives the name and the share of outliers, :math:`\eta`.
+
+    Parameters
+    ----------
+    estimates : mapping of str to array, Tensor or list, (N,)
+        Estimated redshifts of the same galaxies by name, such as `Evaluation.z_phot`.
+    z_spec : array, Tensor or list, (N,)
+        True redshifts.
+    columns : int
+        Panels side by side.
+    fig : Figure, optional
+        An empty figure to draw on. None: a new one, 3.4 inches wide for one column, else 7.
+
+    Returns
+    -------
+    Figure
+        With a panel per estimate, and a colour bar where there are hexagons.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    ValueError
+        If there is no estimate, or as :func:`advphotoz.metrics.delta_z`.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> z = [0.1, 0.2, 0.3]
+    >>> fig = plot_z_z_grid({"clean": z, "PGD-10": [0.1, 0.2, 0.9]}, z, fig=Figure())
+    >>> [ax.get_title() for ax in fig.axes]
+    ['clean: $\\eta$ = 0.0 %', 'PGD-10: $\\eta$ = 33.3 %']
+    """
+    check_at_least_one(columns, "columns")
+    if not estimates:
+        raise ValueError("estimates must hold at least one set of redshifts, got none")
+    columns = min(columns, len(estimates))
+    rows = -(-len(estimates) // columns)
+    if fig is None:
+        size = (3.4, 3.1 * rows) if columns == 1 else (7.0, 6.4 * rows / columns + 0.3)
+        fig = require("matplotlib.pyplot", "plot").figure(figsize=size, layout="constrained")
+    drawn = {name: _redshifts(z_phot, z_spec) for name, z_phot in estimates.items()}
+    span = _span([values for pair in drawn.values() for values in pair])
+    grid = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    hexagons = []
+    for ax, (name, (truth, estimate)) in zip(grid, drawn.items(), strict=False):
+        found = _draw_z_z(ax, truth, estimate, span)
+        hexagons += [] if found is None else [found]
+        eta = 100 * metrics.outlier_fraction(estimate, truth)
+        ax.set_title(rf"{name}: $\eta$ = {eta:.1f} %", fontsize=9)
+        ax.label_outer()
+    for ax in grid[len(drawn) :]:
+        ax.remove()
+    for ax in grid[len(drawn) - columns : len(drawn)]:  # those with nothing below them
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel(Z_SPEC)
+    _one_colour_scale(fig, grid[columns - 1], hexagons)
+    return fig
+
+
+def _redshifts(z_phot: Any, z_spec: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return checked z_spec and z_phot."""
+    metrics.delta_z(z_phot, z_spec)
+    return as_float64(z_spec), as_float64(z_phot)
+
+
+def _span(values: Sequence[npt.NDArray[Any]]) -> tuple[float, float]:
+    low = min(0.0, *(float(v.min()) for v in values))
+    high = max(float(v.max()) for v in values)
+    margin = 0.02 * (high - low)
+    return (low - margin if low < 0 else low), high + margin
+
+
+def _draw_z_z(
+    ax: Axes,
+    truth: npt.NDArray[Any],
+    estimate: npt.NDArray[Any],
+    span: tuple[float, float],
+) -> PolyCollection | None:
+    """Draw points or hexagons, and return the hexagons."""
     line = np.array(span)
     ax.plot(line, line, color="black", linewidth=0.8)
     for sign in (-1, 1):
         ax.plot(line, line + sign * OUTLIER * (1 + line), "--", color=GREY, linewidth=0.8)
-    # No fixed aspect: matplotlib's constrained layout cuts labels off where it has to shrink a box.
-    ax.set(xlim=span, ylim=span, xlabel=r"$z_\mathrm{spec}$", ylabel=r"$z_\mathrm{phot}$")
-    whole = ticker.MaxNLocator(integer=True) if fullest <= 20 else None
-    ax.figure.colorbar(mesh, ax=ax, pad=0.03, label="images per cell", format="%g", ticks=whole)
+    hexagons = None
+    if len(truth) <= POINTS:
+        outlier = np.abs(metrics.delta_z(estimate, truth)) > OUTLIER
+        size = 5.0 if len(truth) <= 1000 else 2.5
+        alpha = 0.75 if len(truth) <= 1000 else 0.4
+        for chosen, colour, marker in ((~outlier, BLUE, "o"), (outlier, VERMILLION, "D")):
+            ax.scatter(
+                truth[chosen],
+                estimate[chosen],
+                size,
+                color=colour,
+                marker=marker,
+                alpha=alpha,
+                linewidths=0,
+                rasterized=len(truth) > 1000,
+            )
+    else:
+        hexagons = ax.hexbin(
+            truth, estimate, gridsize=50, extent=(*span, *span), mincnt=1, linewidths=0.1
+        )
+    ax.set(xlim=span, ylim=span, xlabel=Z_SPEC, ylabel=Z_PHOT)
+    ax.set_box_aspect(1)  # not a fixed aspect, for which constrained layout cuts labels off
+    return hexagons
+
+
+def _one_colour_scale(fig: Any, beside: Axes, hexagons: list[PolyCollection]) -> None:
+    """Give all hexagons one logarithmic scale and one colour bar."""
+    if not hexagons:
+        return
+    colors: Any = require("matplotlib.colors", "plot")
+    fullest = max(2.0, *(float(as_float64(found.get_array()).max()) for found in hexagons))
+    norm = colors.LogNorm(1, fullest)
+    for found in hexagons:
+        found.set(norm=norm, cmap="viridis")
+    # Inset, so that the bar is as high as the square panel.
+    side = beside.inset_axes((1.04, 0.0, 0.05, 1.0))
+    fig.colorbar(hexagons[0], cax=side, label="galaxies per hexagon", format="%g")
+
+
+def plot_attacks(ax: Axes, evaluation: Evaluation) -> Axes:
+    r"""Draw the share of outliers under every attack of an evaluation, with its interval.
+
+    One line per row of the evaluation, from the top, clean images first; the number stands beside
+    it. Bars are Wilson's intervals at one standard deviation.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    evaluation : Evaluation
+        From :func:`advphotoz.evaluation.evaluate`.
+
+    Returns
+    -------
+    Axes
+        The same.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from advphotoz import FGSM, RedshiftBins, evaluate
+    >>> model, batch = torch.nn.Linear(2, 4), (torch.randn(8, 2), torch.rand(8))
+    >>> result = evaluate(model, [batch], [FGSM(0.1)], RedshiftBins(n=4), progress=False)
+    >>> [label.get_text() for label in plot_attacks(Figure().subplots(), result).get_yticklabels()]
+    ['clean images', 'random noise', 'FGSM 0.1']
+    """
+    require("matplotlib", "plot")
+    rows = evaluation.rows
+    for y, row in enumerate(rows):
+        eta, low, high = (100 * value for value in (row.eta, row.eta_low, row.eta_high))
+        control = row.name in WORDS
+        ax.errorbar(
+            eta,
+            y,
+            xerr=np.array([[eta - low], [high - eta]]).clip(min=0),  # the rounding of 0 and 1
+            color=BLUE if control else VERMILLION,
+            marker="o" if control else "D",
+            markersize=5,
+            capsize=2,
+            linewidth=1.2,
+        )
+        ax.annotate(
+            f"{eta:.1f} %",
+            (high, y),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    ax.set_yticks(range(len(rows)), [WORDS.get(row.name, row.name) for row in rows], fontsize=8)
+    ax.set(xlim=(0, 118), ylim=(len(rows) - 0.4, -0.6), xlabel=UNITS["eta"][1])
+    ax.set_xticks(range(0, 101, 20))
+    ax.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    ax.set_axisbelow(True)
     return ax
 
 

@@ -9,14 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from advphotoz._checks import check_images, require
-from advphotoz.plotting._style import BLUE, ORANGE, as_float64
+from advphotoz.plotting._style import BLUE, ORANGE, as_float64, band_noise, flux_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["plot_cutouts", "plot_pixels"]
-
-FLUX = "flux per pixel [units of the image]"
 
 
 def plot_cutouts(
@@ -25,11 +23,14 @@ def plot_cutouts(
     ebv: Any,
     fig: Figure | None = None,
     bands: Sequence[str] = "ugriz",
+    noise: Sequence[float] | None = None,
+    magnitudes: Any = None,
 ) -> Figure:
     r"""Draw galaxies, one per row, in every band (Campagne 2020, Fig. 1).
 
-    Every row has its own colour scale, common to its bands and free of clipping but for the
-    faintest 0.1 %: linear for faint pixels and logarithmic for bright ones (asinh).
+    Every band is shown in units of its noise, on one asinh scale for all galaxies: linear within
+    the noise and logarithmic above, so that faint bands and faint galaxies are seen beside bright
+    ones. Nothing bright is clipped.
 
     Parameters
     ----------
@@ -41,11 +42,16 @@ def plot_cutouts(
         An empty figure to draw on. None: a new one, 7 inches wide.
     bands : sequence of str
         Names of the bands.
+    noise : sequence of float, (C,), optional
+        Noise per pixel of each band. None: measured over all of x, 1.4826 times the median absolute
+        deviation of its pixels.
+    magnitudes : array or Tensor, (N, C), optional
+        Of the galaxies, written into the frames.
 
     Returns
     -------
     Figure
-        With C frames and a colour bar per galaxy.
+        With C frames per galaxy and a colour bar.
 
     Raises
     ------
@@ -59,8 +65,8 @@ def plot_cutouts(
     >>> import torch
     >>> from matplotlib.figure import Figure
     >>> fig = plot_cutouts(torch.randn(2, 5, 9, 9), [0.1, 0.2], [0.03, 0.05], fig=Figure())
-    >>> len(fig.axes)  # two times five frames and a colour bar
-    12
+    >>> len(fig.axes)  # two times five frames, and a colour bar
+    11
     """
     images = _images(x, bands)
     redshifts, reddenings = as_float64(z_spec).reshape(-1), as_float64(ebv).reshape(-1)
@@ -69,32 +75,36 @@ def plot_cutouts(
             f"there must be one z_spec and one ebv per image, got {len(images)} images, "
             f"{len(redshifts)} z_spec and {len(reddenings)} ebv"
         )
+    written = None if magnitudes is None else as_float64(magnitudes)
+    if written is not None and written.shape != images.shape[:2]:
+        raise ValueError(
+            f"magnitudes must have the shape (galaxies, bands), {images.shape[:2]}, got "
+            f"{written.shape}"
+        )
     colors: Any = require("matplotlib.colors", "plot")
-    ticker: Any = require("matplotlib.ticker", "plot")
     if fig is None:
         size = (7.0, 1.45 * len(images))
         fig = require("matplotlib.pyplot", "plot").figure(figsize=size, layout="constrained")
-    ratios = [1.0] * len(bands) + [0.06]
-    sides = []
-    grid = fig.add_gridspec(len(images), len(bands) + 1, width_ratios=ratios)
-    for i, (image, z, reddening) in enumerate(zip(images, redshifts, reddenings, strict=True)):
-        low, high = np.percentile(image, 0.1), image.max()
-        norm = colors.AsinhNorm(0.1 * (high - low) or 1.0, vmin=low, vmax=high)
+    scaled = images / band_noise(images, noise)[:, None, None]
+    bright = max(float(scaled.max()), 10.0)
+    norm = colors.AsinhNorm(1.0, vmin=-3, vmax=bright)
+    grid = fig.subplots(len(images), len(bands), squeeze=False)
+    for i, (image, z, reddening) in enumerate(zip(scaled, redshifts, reddenings, strict=True)):
         for k, band in enumerate(bands):
-            ax = fig.add_subplot(grid[i, k])
+            ax = grid[i, k]
             shown = ax.imshow(image[k], origin="lower", cmap="cividis", norm=norm)
             ax.set(xticks=[], yticks=[])
-            ax.text(0.06, 0.94, band, transform=ax.transAxes, va="top", color="white", fontsize=8)
+            words = band if written is None else f"{band} = {written[i, k]:.2f}"
+            ax.text(0.06, 0.94, words, transform=ax.transAxes, va="top", color="white", fontsize=8)
             if k == len(bands) // 2:
                 title = rf"$z_\mathrm{{spec}} = {z:.3f}$,  $E(B-V) = {reddening:.3f}$ mag"
                 ax.set_title(title, fontsize=8, pad=3)
-        ticks = ticker.MaxNLocator(4)  # those of an asinh scale would crowd around 0
-        sides.append(fig.add_subplot(grid[i, -1]))
-        bar = fig.colorbar(shown, cax=sides[i], extend="min", format="%g", ticks=ticks)
-        bar.set_label("flux per pixel", fontsize=7)
-        bar.minorticks_off()
-        sides[i].tick_params(labelsize=7)
-    fig.align_ylabels(sides)
+    ticks = [tick for tick in (-3, 0, 3, 10, 30, 100, 300, 1000) if tick <= bright]
+    bar = fig.colorbar(shown, ax=grid, extend="min", ticks=ticks, fraction=0.02, pad=0.01)
+    bar.minorticks_off()
+    bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks])
+    bar.set_label("flux per pixel / noise of the band", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return fig
 
 
@@ -103,6 +113,7 @@ def plot_pixels(
     fig: Figure | None = None,
     bands: Sequence[str] = "ugriz",
     radius: float = 5.0,
+    unit: str = "units of the image",
 ) -> Figure:
     r"""Draw the distribution of one image's pixel values, band by band (Campagne 2020, Fig. 2).
 
@@ -118,6 +129,8 @@ def plot_pixels(
         Names of the bands.
     radius : float
         Of the disk around the middle of the image that is called the galaxy, in pixels.
+    unit : str
+        Unit of the pixels, such as ``"nmgy"``, for the axis.
 
     Returns
     -------
@@ -160,9 +173,9 @@ def plot_pixels(
         ax.text(0.03, 0.9, band, transform=ax.transAxes, va="top", fontsize=9)
         ax.tick_params(labelsize=8)
     axes[0].set_ylim(bottom=0.5)
-    axes[-1].set_xlabel(FLUX, fontsize=9)
+    axes[-1].set_xlabel(flux_label(unit), fontsize=9)
     axes[len(axes) // 2].set_ylabel("pixels per bin", fontsize=9)
-    axes[0].legend(loc="upper right", fontsize=7, edgecolor="none")
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=7, frameon=False)
     return fig
 
 

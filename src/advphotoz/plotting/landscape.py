@@ -76,6 +76,8 @@ def plot_loss_plane(
     losses: Any,
     names: tuple[str, str] = ("direction 1", "direction 2"),
     quantity: str = "objective",
+    limits: tuple[float, float] | None = None,
+    colour_bar: bool = True,
 ) -> Axes:
     r"""Draw the objective in a plane around a galaxy, as filled contours.
 
@@ -85,7 +87,7 @@ def plot_loss_plane(
     Parameters
     ----------
     ax : Axes
-        Where to draw; its figure gets a colour bar.
+        Where to draw.
     radii : sequence of float, (R,)
         Of :func:`advphotoz.evaluation.loss_landscape`, increasing.
     losses : Tensor or array, (R, R)
@@ -94,7 +96,12 @@ def plot_loss_plane(
         What the directions are, for the axes: ``("the attack", "random signs")``. A step of 1 is
         the perturbation itself.
     quantity : str
-        Name of the objective, for the colour bar.
+        Name of the objective and its unit, for the colour bar.
+    limits : (float, float), optional
+        Lowest and highest value of the colour scale, to draw several planes on one; what lies
+        outside has the colour of the end. None: those of `losses`.
+    colour_bar : bool
+        Whether to draw one beside; of several planes on one scale, one has it.
 
     Returns
     -------
@@ -106,7 +113,7 @@ def plot_loss_plane(
     ImportError
         Without matplotlib.
     ValueError
-        If the shapes do not fit, or radii do not increase.
+        If the shapes do not fit, radii do not increase, or the limits are empty.
 
     References
     ----------
@@ -124,8 +131,15 @@ def plot_loss_plane(
     _check(steps, values, "(R, R)", 2)
     if (np.diff(steps) <= 0).any():
         raise ValueError(f"radii must increase, got {steps.tolist()}")
+    low, high = (float(values.min()), float(values.max())) if limits is None else limits
+    if limits is not None and not low < high:
+        raise ValueError(f"limits must be (low, high) with low < high, got {limits!r}")
+    span = (low, high) if low < high else (low - 0.5, low + 0.5)
+    levels = ticker.MaxNLocator(14).tick_values(*span)
     # Row j of a contour plot lies at the j-th y.
-    filled = ax.contourf(steps, steps, values.T, levels=12, cmap="viridis")
+    filled = ax.contourf(
+        steps, steps, values.T.clip(levels[0], levels[-1]), levels=levels, cmap="viridis"
+    )
     for place, marker, size in ((0, "o", 5), (1, "*", 9)):
         if steps[0] <= 0 <= steps[-1] and steps[0] <= place <= steps[-1]:
             ax.plot(
@@ -140,7 +154,8 @@ def plot_loss_plane(
     for axis, name in ((ax.xaxis, names[0]), (ax.yaxis, names[1])):
         axis.set_label_text(f"step along {name}")
         axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.figure.colorbar(filled, ax=ax, pad=0.03, label=quantity)
+    if colour_bar:
+        ax.figure.colorbar(filled, ax=ax, pad=0.03, label=quantity)
     return ax
 
 

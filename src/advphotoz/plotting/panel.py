@@ -15,7 +15,7 @@ from advphotoz._checks import check_images, require
 from advphotoz._model import check_model, device_of, untouched
 from advphotoz.attacks.contract import check_batch
 from advphotoz.batch import Batch
-from advphotoz.plotting._style import BLUE, VERMILLION, as_float64
+from advphotoz.plotting._style import BLUE, VERMILLION, as_float64, band_noise
 from advphotoz.redshift import PDFReadout, Readout
 
 if TYPE_CHECKING:
@@ -39,12 +39,16 @@ def plot_attack_panel(
     readout: Readout,
     fig: Figure | None = None,
     bands: Sequence[str] = "ugriz",
-    magnify: float | None = None,
+    unit: str = "units of the image",
+    noise: Sequence[float] | None = None,
+    magnitudes: Sequence[float] | None = None,
+    ebv: float | None = None,
 ) -> Figure:
-    r"""Draw one attacked galaxy in five rows (Campagne 2020, Fig. 5).
+    r"""Draw one attacked galaxy in five rows (Campagne 2020, Figs. 5 and 6).
 
-    From the top: x; the perturbation, magnified; x_adv; the horizontal slice through the middle
-    of both; the PDFs of both, with z_phot and z_spec. All frames share one colour scale.
+    From the top: x and x_adv, band by band in units of the band's noise, on one asinh scale, so
+    that faint bands are seen beside bright ones; their difference, on a diverging scale of its own;
+    the horizontal slice through the middle of both; the PDFs of both, with z_phot and z_spec.
 
     A PDF on bins is drawn as steps, any other as a curve around the predictions. Of a network
     without a PDF the last row shows z_phot alone.
@@ -65,22 +69,28 @@ def plot_attack_panel(
         An empty figure to draw on. None: a new one, 7 inches wide.
     bands : sequence of str
         Names of the bands.
-    magnify : float, optional
-        Factor for the perturbation; 100 in the paper. None: a round number that makes
-        it about as bright as the galaxy.
+    unit : str
+        Unit of the pixels, such as ``"nmgy"``, for the axes.
+    noise : sequence of float, (C,), optional
+        Noise per pixel of each band, in that unit. None: measured, 1.4826 times the median absolute
+        deviation of the pixels of x.
+    magnitudes : sequence of float, (C,), optional
+        Of the galaxy, written above its bands.
+    ebv : float, optional
+        E(B-V) in magnitudes, written above the images.
 
     Returns
     -------
     Figure
-        With 3 C frames, C slices, the redshifts and the colour bar.
+        With 3 C frames, C slices, the redshifts and two colour bars.
 
     Raises
     ------
     ImportError
         Without matplotlib.
     ValueError
-        If x is not one image, x_adv has another shape, there is not one name per band, or the
-        output is not what the readout expects.
+        If x is not one image, x_adv has another shape, there is not one name, noise and magnitude
+        per band, or the output is not what the readout expects.
     TypeError
         If the model is no Module, or the context is no sequence of tensors.
 
@@ -92,8 +102,8 @@ def plot_attack_panel(
     >>> x, ebv, z = torch.randn(1, 5, 9, 9), torch.zeros(1), torch.tensor([0.2])
     >>> x_adv = FGSM(0.01, objective=CrossEntropy(bins))(model, x, z, context=(ebv,))
     >>> fig = plot_attack_panel(model, x, x_adv, z, (ebv,), readout=bins, fig=Figure())
-    >>> len(fig.axes)  # 15 frames, 5 slices, the redshifts and the colour bar
-    22
+    >>> len(fig.axes)  # 15 frames, 5 slices, the redshifts and two colour bars
+    23
     """
     before, after = (_one_image(value, name) for value, name in ((x, "x"), (x_adv, "x_adv")))
     if before.shape != after.shape:
@@ -104,11 +114,23 @@ def plot_attack_panel(
         raise ValueError(
             f"bands must name the {before.shape[1]} bands of x, got {len(bands)}: {list(bands)}"
         )
+    if magnitudes is not None and len(magnitudes) != len(bands):
+        raise ValueError(
+            f"magnitudes must hold one number for each of the {len(bands)} bands, got "
+            f"{len(magnitudes)}"
+        )
     if fig is None:
-        fig = require("matplotlib.pyplot", "plot").figure(figsize=(7.0, 6.6), layout="constrained")
+        fig = require("matplotlib.pyplot", "plot").figure(figsize=(7.0, 6.8), layout="constrained")
     z_spec = float(torch.as_tensor(z).reshape(()))
     said = [_predict(model, image, context, readout) for image in (before, after)]
-    ax = _draw_images(fig, as_float64(before)[0], as_float64(after)[0], bands, magnify)
+    titles = [
+        band if magnitudes is None else f"{band} = {float(magnitudes[k]):.2f} mag"
+        for k, band in enumerate(bands)
+    ]
+    sky = band_noise(as_float64(before), noise)
+    ax = _draw_images(fig, as_float64(before)[0], as_float64(after)[0], sky, titles, unit)
+    if ebv is not None:
+        fig.suptitle(rf"$E(B-V)$ = {float(ebv):.3f} mag", fontsize=9)
     if isinstance(readout, PDFReadout):
         _draw_pdfs(ax, said, z_spec, readout)
     else:
@@ -147,34 +169,53 @@ def _draw_images(
     fig: Figure,
     x: npt.NDArray[Any],
     x_adv: npt.NDArray[Any],
-    bands: Sequence[str],
-    magnify: float | None,
+    sky: npt.NDArray[Any],
+    titles: Sequence[str],
+    unit: str,
 ) -> Axes:
     """Draw the frames and the slices; return the axes below them."""
+    colors: Any = require("matplotlib.colors", "plot")
     delta = x_adv - x
-    top = float(np.percentile(x, 99.8))
-    largest = float(np.abs(delta).max())
-    if magnify is None:
-        magnify = _round_below(top / largest) if top > 0 and largest > 0 else 1.0
-    grid = fig.add_gridspec(5, len(bands), height_ratios=[1, 1, 1, 0.8, 1.4])
-    rows = ((x, "$x$"), (magnify * delta, rf"{magnify:g} $\times\ \delta$"), (x_adv, r"$x+\delta$"))
-    low = min(float(np.percentile(x, 0.2)), -magnify * largest)
-    frames = []
-    for i, (image, name) in enumerate(rows):
-        for k, band in enumerate(bands):
+    noise = sky[:, None, None]
+    reach = float(np.abs(delta).max()) or 1.0
+    bright = max(float((x / noise).max()), 10.0)
+    # Linear within the noise, logarithmic above.
+    stretch = colors.AsinhNorm(1.0, vmin=-3, vmax=bright)
+    change = colors.Normalize(-reach, reach)
+    rows = (
+        (x / noise, "$x$", "cividis", stretch),
+        (x_adv / noise, r"$x+\delta$", "cividis", stretch),
+        (delta, r"$\delta$", "RdBu_r", change),
+    )
+    grid = fig.add_gridspec(5, len(titles), height_ratios=[1, 1, 1, 0.75, 1.35])
+    frames: list[list[Axes]] = []
+    shown: list[Any] = []
+    for i, (image, name, colours, norm) in enumerate(rows):
+        frames.append([])
+        for k, title in enumerate(titles):
             ax = fig.add_subplot(grid[i, k])
-            shown = ax.imshow(image[k], origin="lower", cmap="cividis", vmin=low, vmax=top)
+            mesh = ax.imshow(image[k], origin="lower", cmap=colours, norm=norm)
             ax.set(xticks=[], yticks=[])
             if i == 0:
-                ax.set_title(band, fontsize=9, pad=3)
+                ax.set_title(title, fontsize=9, pad=3)
             if k == 0:
                 ax.set_ylabel(name, fontsize=9)
-            frames.append(ax)
-    bar = fig.colorbar(shown, ax=frames, fraction=0.02, pad=0.01, extend="both")
-    bar.set_label("flux per pixel [units of the image]", fontsize=8)
+            frames[i].append(ax)
+        shown.append(mesh)
+    ticks = [tick for tick in (-3, 0, 3, 10, 30, 100, 300, 1000) if tick <= bright]
+    bar = fig.colorbar(
+        shown[0], ax=frames[0] + frames[1], fraction=0.02, pad=0.01, extend="both", ticks=ticks
+    )
+    bar.minorticks_off()
+    bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks])
+    bar.set_label("flux per pixel / noise of the band", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar = fig.colorbar(shown[2], ax=frames[2], fraction=0.02, pad=0.01, ticks=[-reach, 0, reach])
+    bar.ax.set_yticklabels([f"{-reach:.2g}", "0", f"{reach:.2g}"])
+    bar.set_label(rf"$\delta$ [{unit}]", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     middle = x.shape[1] // 2
-    for k in range(len(bands)):
+    for k in range(len(titles)):
         ax = fig.add_subplot(grid[3, k])
         ax.plot(x[k, middle], color=BLUE, linewidth=1.6)
         ax.plot(x_adv[k, middle], color=VERMILLION, linewidth=0.7)
@@ -182,8 +223,8 @@ def _draw_images(
         ax.locator_params(nbins=3)
         ax.margins(x=0)
         if k == 0:
-            ax.set_ylabel("flux", fontsize=8)
-        if k == len(bands) // 2:
+            ax.set_ylabel(f"flux\n[{unit}]", fontsize=8)
+        if k == len(titles) // 2:
             ax.set_xlabel("pixel along the middle row", fontsize=8)
     below: Axes = fig.add_subplot(grid[4, :])
     return below
@@ -245,12 +286,6 @@ def _limit(ax: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     pad = max(0.08 * (high - low), 0.005)
     ax.set_xlim(low - pad, high + pad)
-
-
-def _round_below(value: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten that is not above a value."""
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= value))
 
 
 def _one_image(x: Any, name: str) -> Tensor:

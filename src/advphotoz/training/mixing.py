@@ -63,6 +63,7 @@ def mix_adversarial(
     References
     ----------
     Campagne 2020 (arXiv:2002.10154), Algorithm 1; Kurakin et al. 2016 (arXiv:1611.01236).
+    See :ref:`theory-training`.
 
     Examples
     --------
