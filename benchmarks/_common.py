@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from advphotoz import RedshiftBins, models
+from advphotoz import PGD, LinfBall, RedshiftBins, RedshiftError, SignedRedshift, WorstOf, models
 
 BINS = RedshiftBins(0.0, 1.0, 180)
 EPS, STEP_SIZE, STEPS = 0.01, 0.001, 10
@@ -81,6 +81,14 @@ def build(args: argparse.Namespace, image_size: int = 64) -> tuple[nn.Module, Te
     z = torch.rand(args.batch)
     ebv = torch.rand(args.batch) / 10
     return tuple(value.to(args.device) for value in (model, x, ebv, z))
+
+
+def signed(search: Callable[..., Any] = PGD, **settings: Any) -> WorstOf:
+    """Return two searches, for a larger redshift and for a smaller; of each galaxy the worse."""
+    pair = (
+        search(LinfBall(EPS), objective=SignedRedshift(BINS, sign), **settings) for sign in (1, -1)
+    )
+    return WorstOf(tuple(pair), objective=RedshiftError(BINS))
 
 
 def bare(model: Callable[..., Tensor], x: Tensor, index: Tensor, steps: int = STEPS) -> Tensor:

@@ -27,7 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from advphotoz import AdversarialTrainer, CrossEntropy, RedshiftBins, keep_freed_memory, metrics
+from advphotoz import (
+    AdversarialTrainer,
+    CrossEntropy,
+    RedshiftBins,
+    fast_autocast,
+    keep_freed_memory,
+    metrics,
+)
 from advphotoz.certify import MedianSmoothing, certificate, largest_provable_ratio
 from advphotoz.datasets import random_dihedral, simulate
 from advphotoz.models import cnn
@@ -67,7 +74,7 @@ def trained(sigma: float, data: TensorDataset, args: argparse.Namespace, path: P
         scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps),
         scheduler_step="step",
         transform=Noisy(sigma),
-        autocast=torch.bfloat16,
+        autocast=fast_autocast(),
     )
     shuffle = torch.Generator().manual_seed(0)
     loader = DataLoader(data, 32, shuffle=True, generator=shuffle)
@@ -95,7 +102,8 @@ def measure(model: nn.Module, sigma: float, test: TensorDataset, draws: int) -> 
     x, ebv, z = test.tensors
     start = time.perf_counter()
     smoothed = MedianSmoothing(model, BINS, sigma, draws)
-    with torch.autocast("cpu", torch.bfloat16):
+    dtype = fast_autocast()
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
         samples = smoothed.samples(x, (ebv,))
         plain = BINS.redshift(model(x, ebv))
     row: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """The frontier of defenses: precision without an attack against precision under it.
 
     python benchmarks/frontier.py [--galaxies 6000] [--epochs 15 30] [--seeds 3] [--only NAME ...]
-        [--attack signed] [--json FILE] [--figure FILE]
+        [--attack standard] [--json FILE] [--figure FILE]
 
 Simulated galaxies on 32 x 32 pixels. Every row is a defense; every number of epochs a budget, and a
 point: clean sigma_MAD against attacked sigma_MAD, and eta. The bar is a perceptron on fluxes within
@@ -20,7 +20,6 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from _common import BINS, EPS, signed
 from advphotoz import (
     FGSM,
     PGD,
     AdversarialTrainer,
     CrossEntropy,
-    RedshiftBins,
-    RedshiftError,
-    SignedRedshift,
-    WorstOf,
-    attacks,
+    fast_autocast,
     keep_freed_memory,
+    standard,
 )
 from advphotoz.attacks import Attack, NoiseFGSM
 from advphotoz.datasets import random_dihedral, simulate
@@ -55,8 +52,6 @@ from advphotoz.training import (
     WeightAverage,
 )
 
-EPS = 0.01  # nanomaggies per pixel, the paper's
-BINS = RedshiftBins(0.0, 1.0, 180)
 SKY_NOISE = (0.043, 0.016, 0.023, 0.039, 0.18)  # nanomaggies per pixel, the SDSS's and ours
 SIZE = 32
 LABELS = CrossEntropy(BINS, width=0.008)
@@ -89,15 +84,7 @@ ROWS: dict[str, dict[str, Any]] = {
 Runs = dict[str, list[dict[str, Any]]]
 
 
-def signed(eps: float) -> Attack:
-    """Return two searches, for a larger and for a smaller redshift; the worse of each galaxy."""
-    searches = (PGD(eps, steps=20, objective=SignedRedshift(BINS, sign)) for sign in (1, -1))
-    return WorstOf(tuple(searches), objective=RedshiftError(BINS))
-
-
-JUDGES: dict[str, Callable[[float], Attack]] = {"signed": signed}
-if hasattr(attacks, "standard"):
-    JUDGES["standard"] = attacks.standard
+JUDGES: dict[str, Attack] = {"signed": signed(steps=20), "standard": standard(EPS, BINS)}
 
 
 def attack_of(row: dict[str, Any], samples: int, epochs: int) -> Attack | None:
@@ -143,7 +130,7 @@ def train(
         "scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total),
         "scheduler_step": "step",
         "transform": random_dihedral if images else None,
-        "autocast": torch.bfloat16 if images else None,
+        "autocast": fast_autocast() if images else None,
         "seed": seed,
     }
     attack = attack_of(row, len(data), epochs)
@@ -277,7 +264,7 @@ def main() -> None:
     split = simulate(args.galaxies, seed=0, size=SIZE).split(10 / 12, 1 / 12, 1 / 12, seed=0)
     data, _, test = (TensorDataset(part.image, part.ebv, part.z) for part in split)
     test = TensorDataset(*test[: args.test])
-    judge = JUDGES[args.attack](EPS)
+    judge = JUDGES[args.attack]
     args.json.parent.mkdir(parents=True, exist_ok=True)
     todo = [(s, e, n) for s in range(args.seeds) for e in sorted(args.epochs) for n in args.only]
     for seed, epochs, name in todo:

@@ -30,16 +30,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from _common import BINS, environment, markdown, write_json
+from _common import BINS, environment, markdown, signed, write_json
 from advphotoz import (
     FGSM,
     PGD,
     AdversarialTrainer,
     CrossEntropy,
     LinfBall,
-    RedshiftError,
-    SignedRedshift,
-    WorstOf,
     evaluate,
     fast_autocast,
     keep_freed_memory,
@@ -62,11 +59,10 @@ TRAININGS: dict[str, tuple[Any, float, bool]] = {
     "one step, warm start, 50 %": (CARRIED, 0.5, True),
     "classical": (None, 0.0, False),
 }
-SIGNED = tuple(PGD(BALL, objective=SignedRedshift(BINS, sign)) for sign in (1, -1))
 ATTACKS = {
     "FGSM": FGSM(0.01),
     "PGD-10": PGD(BALL),
-    "two signed PGD-10": WorstOf(SIGNED, objective=RedshiftError(BINS)),
+    "two signed PGD-10": signed(),
 }
 
 

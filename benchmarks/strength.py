@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from _common import BINS, EPS, environment, markdown, write_json
+from _common import BINS, EPS, environment, markdown, signed, write_json
 from _libraries import Closed, art, captum, foolbox, torchattacks
 from advphotoz import (
     APGD,
@@ -34,7 +34,6 @@ from advphotoz import (
     CrossEntropy,
     LinfBall,
     RedshiftError,
-    SignedRedshift,
     Square,
     WorstOf,
     models,
@@ -63,12 +62,6 @@ class Counted(nn.Module):
             self.forwards += len(x)
         logits: Tensor = self.network(x, ebv)
         return logits
-
-
-def signed(kind: Callable[..., object], **settings: object) -> WorstOf:
-    """Return two searches, one for a larger redshift and one for a smaller."""
-    pair = (kind(BALL, objective=SignedRedshift(BINS, sign), **settings) for sign in (1, -1))
-    return WorstOf(tuple(pair), objective=ERROR)
 
 
 def ours(depth: list[int]) -> dict[str, object]:

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ __all__ = [
     "evaluating",
     "untouched",
     "unwrapped",
-    "unwrapped_model",
 ]
+
+M = TypeVar("M", bound=Callable[..., Any])
 
 _users: dict[int, tuple[int, int]] = {}  # id of a model -> (thread, how many times entered)
 _lock = threading.Lock()
@@ -142,18 +143,10 @@ def check_model(model: Any) -> nn.Module:
     return model
 
 
-def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
+def unwrapped(model: M) -> M:
     """Take a DistributedDataParallel wrapper off: torch.autograd.grad does not work through it."""
-    inner: Callable[..., Any] = (
-        model.module if isinstance(model, DistributedDataParallel) else model
-    )
-    return inner
-
-
-def unwrapped_model(model: nn.Module) -> nn.Module:
-    """Return the network of a DistributedDataParallel wrapper, or the model itself."""
-    inner: Any = unwrapped(model)
-    network: nn.Module = inner
+    inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    network: M = inner
     return network
 
 

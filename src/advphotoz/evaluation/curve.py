@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from advphotoz._checks import check_radius
-from advphotoz._model import check_model, unwrapped_model
+from advphotoz._model import check_model, unwrapped
 from advphotoz.attacks import Attack
 from advphotoz.attacks.contract import bind_objective
 from advphotoz.evaluation import report
@@ -168,7 +168,7 @@ def robustness_curve(
     >>> curve.line("FGSM", "linf")[0]
     array([0. , 0.1, 0.2])
     """
-    model = unwrapped_model(check_model(model))
+    model = unwrapped(check_model(model))
     settings = Settings.of(readout, objective, autocast, seed, progress, bootstrap)
     sizes = _sizes(eps)
     if not attacks or not hasattr(attacks, "items"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from advphotoz._checks import check_at_least_one
-from advphotoz._model import check_model, unwrapped_model
+from advphotoz._model import check_model, unwrapped
 from advphotoz.attacks import Attack, UniformNoise
 from advphotoz.attacks.contract import attack_name, bind_objective, perturbations_of
 from advphotoz.batch import Batch
@@ -121,7 +121,7 @@ def evaluate(
     >>> result["FGSM 0.1"].objective_after > result["clean"].objective_after
     True
     """
-    model = unwrapped_model(check_model(model))
+    model = unwrapped(check_model(model))
     settings = Settings.of(readout, objective, autocast, seed, progress, bootstrap)
     if keep_pdf:
         if not (hasattr(readout, "pdf") and hasattr(readout, "edges")):

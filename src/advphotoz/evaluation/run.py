@@ -29,12 +29,16 @@ from advphotoz.objectives import Objective, default_objective, per_sample
 from advphotoz.provenance import DataDigest, sample_digests
 from advphotoz.redshift import PDFReadout, Readout
 
-__all__ = ["CLEAN", "Pass", "Prepared", "Settings", "first_samples", "prepared"]
+__all__ = ["CLEAN", "NO_SAMPLES", "Pass", "Prepared", "Settings", "first_samples", "prepared"]
 
 A = TypeVar("A", bound=Hashable)
 K = TypeVar("K", bound=Hashable)
 
 CLEAN = "clean"
+NO_SAMPLES = (
+    "the loader gave no samples: it is empty, or an iterator that was already used up; pass a "
+    "DataLoader or a list of batches"
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class Prepared:
         hidden = not self.settings.progress
         with tqdm(total=total, disable=hidden, desc=title, unit="image") as bar:
             for number, given in enumerate(loader):
-                batch = self._checked(given, number)
+                batch = self.checked(given, number)
                 if not len(batch.x):
                     continue
                 kept = 0 if look is None else look(batch)
@@ -199,14 +203,11 @@ class Prepared:
                     bar.update(len(batch.x))
         done = distributed.gather(done)
         if not done.data.count:
-            raise ValueError(
-                "the loader gave no samples: it is empty, or an iterator that was already used up; "
-                "pass a DataLoader or a list of batches"
-            )
+            raise ValueError(NO_SAMPLES)
         return done
 
-    def _checked(self, given: Any, number: int) -> Batch:
-        """Return the batch on the CPU, or say what is wrong with which batch."""
+    def checked(self, given: Any, number: int) -> Batch:
+        """Return what a loader gave as a batch on the CPU, or say what is wrong with which one."""
         try:
             batch = parse_batch(given)
             # Waits for the device, which a non-blocking copy to the CPU would not.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from advphotoz._model import check_model, unwrapped_model
+from advphotoz._model import check_model, unwrapped
 from advphotoz.attacks import Attack
 from advphotoz.attacks.contract import bind_objective
 from advphotoz.evaluation import report
@@ -141,7 +141,7 @@ def transfer_matrix(
     for name, model in models.items():
         check_name(name, "a model")
         check_model(model)
-    models = {name: unwrapped_model(model) for name, model in models.items()}
+    models = {name: unwrapped(model) for name, model in models.items()}
     chosen = list(models) if sources is None else list(sources)
     if isinstance(sources, str) or not chosen or not set(chosen) <= set(models):
         raise ValueError(f"sources must be a list of names out of {list(models)}, got {sources!r}")

@@ -23,8 +23,8 @@ from advphotoz import distributed
 from advphotoz._checks import check_at_least_one
 from advphotoz._model import autocasting
 from advphotoz.attacks.problem import Problem, opened
-from advphotoz.batch import Batch, parse_batch
-from advphotoz.evaluation.run import Settings, prepared
+from advphotoz.batch import Batch
+from advphotoz.evaluation.run import NO_SAMPLES, Prepared, Settings, prepared
 from advphotoz.evaluation.tally import Column
 from advphotoz.objectives import Objective, SignedRedshift
 from advphotoz.perturbations import PerturbationSet
@@ -88,8 +88,7 @@ class Sample:
     loader: Iterable[Any]
     set: PerturbationSet
     watched: Watched
-    settings: Settings
-    device: torch.device
+    run: Prepared
     names: tuple[Parameter, ...] = ()
     value: Array = field(default_factory=lambda: np.empty(0))
     gradient: Array = field(default_factory=lambda: np.empty((0, 0)))
@@ -101,6 +100,16 @@ class Sample:
     reads: int = 0
     _gradients: int = 0
     _forwards: int = 0
+
+    @property
+    def settings(self) -> Settings:
+        """Return what is asked of every pass."""
+        return self.run.settings
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the model."""
+        return self.run.device(self.model)
 
     @property
     def gradients(self) -> float:
@@ -140,10 +149,7 @@ class Sample:
             z_phot.append(self.last_z_phot())
             z_spec.append(batch.target)
         if not len(value):
-            raise ValueError(
-                "the loader gave no samples: it is empty, or an iterator that was already used up; "
-                "pass a DataLoader or a list of batches"
-            )
+            raise ValueError(NO_SAMPLES)
         self.value, self.z_phot, self.z_spec = (
             column.values().numpy().astype(np.float64) for column in (value, z_phot, z_spec)
         )
@@ -211,21 +217,10 @@ class Sample:
         hidden = not self.settings.progress
         with tqdm(total=total, disable=hidden, desc=title, unit="galaxy") as bar:
             for number, given in enumerate(self.loader):
-                try:
-                    batch = parse_batch(given)
-                    x, target, *context = (v.cpu() for v in (batch.x, batch.target, *batch.context))
-                    if target.ndim != 1 or len(target) != len(x):
-                        raise ValueError(
-                            f"target must hold one redshift per galaxy, shape ({len(x)},), got "
-                            f"the shape {tuple(target.shape)}"
-                        )
-                    self.settings.readout.check(target)
-                except (TypeError, ValueError) as error:
-                    kind = TypeError if isinstance(error, TypeError) else ValueError
-                    raise kind(f"batch {number} of the loader: {error}") from error
-                if len(x):
-                    yield Batch(x, tuple(context), target)
-                    bar.update(len(x))
+                batch = self.run.checked(given, number)
+                if len(batch.x):
+                    yield batch
+                    bar.update(len(batch.x))
 
     def _named(self, x: Tensor, p: Tensor, bands: Sequence[str]) -> tuple[Parameter, ...]:
         if p.ndim != 2:
@@ -306,6 +301,4 @@ def surveyed(
     objective = SignedRedshift(readout) if objective is None else objective
     settings = Settings.of(readout, objective, autocast, seed, progress, 0)
     with prepared([model], settings) as run:
-        yield Sample(
-            model, loader, perturbations, Watched(objective, readout), settings, run.device(model)
-        )
+        yield Sample(model, loader, perturbations, Watched(objective, readout), run)

@@ -27,7 +27,6 @@ from advphotoz._model import (
     device_of,
     evaluating,
     unwrapped,
-    unwrapped_model,
 )
 from advphotoz.attacks.contract import Attack
 from advphotoz.batch import Batch, parse_batch
@@ -277,7 +276,7 @@ class Trainer:
         """Put the best weights into the model: those of the lowest validation loss."""
         if self._best_weights is None:
             raise ValueError("no best weights are kept: fit with a valid_loader first")
-        unwrapped_model(self.model).load_state_dict(self._best_weights)
+        unwrapped(self.model).load_state_dict(self._best_weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs to give the same weights, bit for bit.
@@ -351,7 +350,7 @@ class Trainer:
         loss: Any = self.loss
         called = [(type(each).__name__, each.state_dict()) for each in self._callbacks]
         return {
-            "model": unwrapped_model(self.model).state_dict(),
+            "model": unwrapped(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "kinds": {
@@ -380,7 +379,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any], rank: int) -> None:
-        unwrapped_model(self.model).load_state_dict(state["model"])
+        unwrapped(self.model).load_state_dict(state["model"])
         # Copies: torch keeps the tensors and lists that it is given, and writes into them.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.scheduler is not None:
@@ -490,7 +489,7 @@ class Trainer:
         seen = [row["valid_loss"] for row in self.history if not math.isnan(row["valid_loss"])]
         if valid is not None and valid < min(seen, default=math.inf):
             self.best_epoch = self.epoch + 1
-            weights = unwrapped_model(self.model).state_dict()
+            weights = unwrapped(self.model).state_dict()
             self._best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
         self.history.append(
             {
