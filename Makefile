@@ -26,7 +26,7 @@ help:
 	@echo 'Variables: PYTHON=python3.12, VENV=.venv, ARGS="..." for the demo, WORKERS=2 for the tests'
 
 demo: $(VENV)/demo.stamp
-	$(DEMO_ENV) $(PY) examples/demo.py $(ARGS)
+	$(DEMO_ENV) $(PY) -m advphotoz demo $(ARGS)
 
 test: $(VENV)/test.stamp
 	$(PY) -m ruff check .
@@ -48,8 +48,8 @@ $(VENV)/created.stamp:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/demo.stamp: EXTRAS := plot,sim
-$(VENV)/test.stamp: EXTRAS := plot,sim,io,lightning,dev
+$(VENV)/demo.stamp: EXTRAS := demo
+$(VENV)/test.stamp: EXTRAS := demo,io,lightning,dev
 $(VENV)/docs.stamp: EXTRAS := docs
 $(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/docs.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing advphotoz[$(EXTRAS)] into $(VENV), which takes a few minutes the first time ...'

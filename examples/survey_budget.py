@@ -6,7 +6,7 @@
         --networks runs/quasars/classical-seed0.pt runs/quasars/Algorithm-1-seed0.pt
     python examples/survey_budget.py magnitudes --data SDSS_MGS.train
 
-The networks of `galaxies` are those of examples/demo.py, and the galaxies are simulated, or yours
+The networks of `galaxies` are those of `advphotoz demo`, and the galaxies are simulated, or yours
 (`--data`, an .npz of image, ebv and z). Those of `quasars` are of examples/quasars.py, of which
 only the test objects are used. `magnitudes` trains the perceptron of examples/catalogue_mlp.py,
 without and with Algorithm 1 in the budget of the zero points. For every network and effect, the one
@@ -92,7 +92,7 @@ def cnn_of(path: Path, n_bins: int, size: int, **settings: Any) -> nn.Module:
     """Return the paper's CNN with the weights of a trainer's checkpoint."""
     if not path.exists():
         raise SystemExit(
-            f"{path} does not exist; train it first with examples/demo.py or quasars.py"
+            f"{path} does not exist; train it first with `advphotoz demo` or quasars.py"
         )
     state = torch.load(path, weights_only=True)["model"]
     model = models.cnn(image_size=size, n_bins=n_bins, **settings)
@@ -232,7 +232,7 @@ def options() -> argparse.Namespace:
     if args.case == "quasars" and args.data is None:
         parser.error("the case quasars needs --data, the file of images")
     if args.case != "magnitudes" and not args.networks:
-        parser.error("give checkpoints with --networks; examples/demo.py trains some")
+        parser.error("give checkpoints with --networks; `advphotoz demo` trains some")
     args.requirement = args.limit if args.limit is not None else args.requirement
     return args
 

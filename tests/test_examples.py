@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +56,7 @@ def run(
 def test_there_is_a_test_for_every_example() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     names = [path.name for path in EXAMPLES.glob("*.py")]
-    assert len(names) >= 7
+    assert len(names) >= 6
     elsewhere = {"reproduce_paper.py", "lightning_training.py"}  # test_paper, test_lightning
     assert [n for n in names if n not in elsewhere and f'"{n}"' not in text] == []
 
@@ -256,143 +250,6 @@ def test_an_npz_without_a_key_is_refused(
     assert "no 'ebv' among its keys ['image', 'z']" in last
 
 
-DEMO = ("--galaxies", 120, "--epochs", 3, "--width", 0.1)
-PICTURES = ["attack_adversarial", "attack_classical", "delta_z", "redshifts"]
-
-
-@pytest.fixture(scope="module")
-def demo(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a demo that ran through."""
-    folder = tmp_path_factory.mktemp("demo")
-    out, _ = run("demo.py", *DEMO, "--out", folder / "run", env=environment, cwd=folder)
-    assert f"The report: {folder / 'run' / 'report.md'}" in out
-    verdicts_come_first(out, folder / "run")
-    return folder / "run"
-
-
-def verdicts_come_first(text: str, folder: Path) -> None:
-    """Assert that what the checks say of both networks stands before the first table."""
-    first_table = text.index("| attack |")
-    for name in ("classical", "adversarial"):
-        result = Evaluation.load(folder / f"{name}.json")
-        assert result.checks is not None
-        attacks = [row for row in result.rows if row.name not in ("clean", "noise")]
-        strongest = max(attacks, key=lambda row: row.objective_after).name
-        said = f"{result.checks.verdict} The strongest attack shown is {strongest}: "
-        assert text.index(said) < first_table
-
-
-def rows(folder: Path) -> dict[str, Any]:
-    """Return every number of the report."""
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())["rows"]
-    return found
-
-
-def epochs(printed: str) -> list[int]:
-    """Return which epochs were trained, as the demo reports them."""
-    return [int(number) for number in re.findall(r"^epoch (\d)/3: train loss", printed, re.M)]
-
-
-def test_the_demo_writes_what_it_promises(demo: Path) -> None:
-    report = (demo / "report.md").read_text(encoding="utf-8")
-    verdicts_come_first(report, demo)
-    for name in ("classical", "adversarial"):
-        result = Evaluation.load(demo / f"{name}.json")
-        attacks = ["clean", "noise", "FGSM", "PGD-20", "advphotoz-standard-1"]
-        assert [row["name"] for row in rows(demo)[name]] == attacks
-        assert json.loads(json.dumps([vars(row) for row in result.rows])) == rows(demo)[name]
-        assert result["clean"].n == 10
-        assert result.checks is not None
-        table = dataclasses.replace(result, checks=None).to_markdown()
-        assert result.to_markdown().endswith(table)
-        assert table in report
-        assert result.checks.to_markdown() in report
-    assert sorted(path.stem for path in demo.glob("*.png")) == PICTURES
-    assert sorted(re.findall(r"!\[[^]]+\]\((\w+)\.png\)", report)) == PICTURES
-    for name in PICTURES:
-        assert (demo / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "simulated galaxies" in report.lower()
-
-
-def test_a_second_start_of_the_demo_only_reports(demo: Path, environment: dict[str, str]) -> None:
-    def kept() -> dict[str, int]:
-        names = [
-            f"{name}.{kind}" for name in ("classical", "adversarial") for kind in ("pt", "json")
-        ]
-        return {name: (demo / name).stat().st_mtime_ns for name in names}
-
-    def tables() -> list[str]:
-        text = (demo / "report.md").read_text(encoding="utf-8")
-        return [line for line in text.splitlines() if "minutes (this start)" not in line]
-
-    before = kept(), tables(), rows(demo)
-    out, err = run("demo.py", *DEMO, "--out", demo, env=environment, cwd=demo)
-    assert (kept(), tables(), rows(demo)) == before
-    assert epochs(out) == []
-    assert "simulating" not in err
-    assert "evaluate" not in err
-
-
-def test_the_demo_refuses_other_settings_in_the_same_folder(
-    demo: Path, environment: dict[str, str]
-) -> None:
-    before = {path.name: path.read_bytes() for path in demo.iterdir()}
-    options = (*DEMO, "--seed", 1, "--out", demo)
-    _, err = run("demo.py", *options, env=environment, cwd=demo, status=1)
-    assert err == f"{demo} holds results of other settings; choose another --out, or delete it\n"
-    assert {path.name: path.read_bytes() for path in demo.iterdir()} == before
-
-
-@contextmanager
-def heeding_ctrl_c() -> Iterator[None]:
-    """Make processes started here heed SIGINT, which shells switch off for background jobs."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def start_and_stop(command: list[str], env: dict[str, str], when: Path) -> tuple[int, str, str]:
-    """Start, send Ctrl-C when a file appears, and return status, stdout, stderr."""
-    with heeding_ctrl_c():
-        process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    try:
-        end = time.monotonic() + TIMEOUT
-        while not when.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=TIMEOUT)
-    finally:
-        process.kill()
-        process.wait()
-    return process.returncode, out, err
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single process")
-def test_an_interrupted_demo_goes_on_to_the_same_digits(
-    demo: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    options = [*map(str, DEMO), "--out", str(out)]
-    command = [sys.executable, str(EXAMPLES / "demo.py"), *options]
-    for name in ("classical", "adversarial"):
-        status, printed, err = start_and_stop(command, environment, when=out / f"{name}.pt")
-        assert status == 1
-        assert "Stopped. Finished epochs and evaluations are kept; start again to go on." in err
-        assert "Traceback" not in err.partition("Exception ignored")[0]  # tqdm's __del__ may be hit
-        assert not (out / "report.md").exists()
-    # What was done before a stop is not done again after it.
-    assert 1 not in epochs(printed.partition("Algorithm 1")[0])
-    state = torch.load(out / "adversarial.pt", weights_only=True)
-    resumed, _ = run("demo.py", *options, env=environment, cwd=tmp_path)
-    assert epochs(resumed) == [1, 2, 3][len(state["history"]) :]
-    assert rows(out) == rows(demo)
-    assert sorted(path.stem for path in out.glob("*.png")) == PICTURES
-
-
 def test_quasars(environment: dict[str, str], tmp_path: Path) -> None:
     """On noise of the shape of the real images, which are not part of the repository."""
     rng = np.random.default_rng(0)
@@ -462,7 +319,7 @@ def test_survey_budget_of_magnitudes(environment: dict[str, str], tmp_path: Path
 
 def test_survey_budget_without_a_network(environment: dict[str, str], tmp_path: Path) -> None:
     _, err = run("survey_budget.py", "galaxies", env=environment, cwd=tmp_path, status=2)
-    assert "examples/demo.py trains some" in err
+    assert "`advphotoz demo` trains some" in err
     np.savez(tmp_path / "mine.npz", image=np.zeros((2, 5, 9, 9)), ebv=np.zeros(2), z=np.zeros(2))
     options = ("galaxies", "--networks", "none.pt", "--data", "mine.npz", "--size", 9)
     _, err = run("survey_budget.py", *options, env=environment, cwd=tmp_path, status=1)

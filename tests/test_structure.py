@@ -32,6 +32,8 @@ LAYERS = {
     "plotting": 5,
     "html_report": 6,
     "": 7,
+    "command": 8,
+    "__main__": 9,
     "testing": 8,  # outside, like a user: it must know every public name to evaluate a repr
 }
 NOUNS = {
@@ -105,7 +107,7 @@ def part(name: str) -> str:
 
 def layer(name: str) -> int:
     own = part(name)
-    if own.startswith("_"):
+    if own.startswith("_") and own not in LAYERS:
         return LAYERS["helpers"]
     if own in NOUNS:
         return LAYERS["nouns"]
