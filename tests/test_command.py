@@ -297,6 +297,27 @@ def test_bad_input_is_a_sentence_and_writes_nothing(
     assert after == before
 
 
+class Evil:
+    """An object whose unpickling runs code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_weights_that_could_run_code_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(Evil(folder / "it_ran"), "evil.pt")
+    assert main(f"attack {OURS.replace('cnn.pt', 'evil.pt')} --eps 0.1".split()) == 2
+    assert "evil.pt cannot be read as weights alone" in capsys.readouterr().err
+    assert not (folder / "it_ran").exists()
+    torch.load("evil.pt", weights_only=False)  # and it would have run
+    assert (folder / "it_ran").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -7,15 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import advphotoz
-from advphotoz import CrossEntropy, NegativeLogLikelihood, RedshiftBins, models
-from advphotoz.evaluation import Evaluation
+from advphotoz import CrossEntropy, RedshiftBins, models
 from advphotoz.survey import CalibrationBudget
 from advphotoz.training import AdversarialTrainer
 
@@ -56,7 +54,7 @@ def run(
 def test_there_is_a_test_for_every_example() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     names = [path.name for path in EXAMPLES.glob("*.py")]
-    assert len(names) >= 6
+    assert len(names) >= 5
     elsewhere = {"reproduce_paper.py", "lightning_training.py"}  # test_paper, test_lightning
     assert [n for n in names if n not in elsewhere and f'"{n}"' not in text] == []
 
@@ -111,143 +109,6 @@ def test_catalogue_of_simulated_magnitudes(environment: dict[str, str], tmp_path
     assert all(0.005 < e < 0.5 for e in eps)
     for name in ("classical", "Algorithm 1", "PGD-50x3"):
         assert f"\n{name}" in out
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with what a user brings: cutouts.npz, weights.pt, nets.py and more."""
-    folder = tmp_path_factory.mktemp("own")
-    rng = np.random.default_rng(0)
-    arrays = {
-        "image": rng.normal(0, 0.05, (40, 4, 23, 23)).astype(np.float32),
-        "ebv": rng.uniform(0, 0.1, 40),
-        "z": rng.uniform(0, 0.4, 40),
-    }
-    np.savez(folder / "cutouts.npz", **arrays)
-    np.savez(folder / "no_ebv.npz", image=arrays["image"], z=arrays["z"])
-    (folder / "nets.py").write_text(
-        "from advphotoz.models import cnn\n\n\n"
-        "def build(n_bands, image_size, n_bins):\n"
-        "    return cnn(n_bands, image_size, n_bins, width=0.1)\n"
-    )
-    torch.manual_seed(0)
-    torch.save(models.cnn(4, 23, 60).state_dict(), folder / "weights.pt")
-    return folder
-
-
-OWN = ("--z-max", 0.4, "--bins", 60)
-
-
-def test_attack_your_model(own: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    eps = (0.005, 0.013, 0.019, 0.023)
-    out, _ = run(
-        "attack_your_model.py", own / "cutouts.npz", own / "weights.pt", *OWN,
-        "--eps", *eps, "--out", tmp_path / "deep" / "eps0.02", env=environment, cwd=tmp_path,
-    )  # fmt: skip
-    # A dot in the name is no suffix: eps0.01 and eps0.02 must not share their files.
-    report = tmp_path / "deep" / "eps0.02.md"
-    result = Evaluation.load(tmp_path / "deep" / "eps0.02.json")
-    assert [row.name for row in result.rows] == ["clean", "noise", "FGSM", "PGD-10"]
-    assert result["clean"].n == 40
-    assert result["PGD-10"].linf == pytest.approx(0.023)
-    assert result["PGD-10"].linf <= 0.023
-    assert result["PGD-10"].objective_after > result["clean"].objective_after
-    text = report.read_text(encoding="utf-8")
-    assert result.to_markdown() in text
-    assert result.checks is not None
-    assert result.checks.to_markdown() in text
-    assert str(report) in out
-    read_as = "RedshiftBins(z_min=0.0, z_max=0.4, n=60, clip=False)"
-    assert f"The output is read as {read_as}\n" in out
-    assert f"the output is read as `{read_as}`" in text
-
-
-def test_attack_a_model_with_one_redshift_as_output(
-    own: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    model = models.cnn(4, 23, n_bins=1, width=0.1)
-    torch.save(model.state_dict(), tmp_path / "point.pt")
-    options = ("--builder", "nets:build", "--output", "redshift", "--out", tmp_path / "report")
-    files = (own / "cutouts.npz", tmp_path / "point.pt")
-    out, _ = run("attack_your_model.py", *files, *options, env=environment, cwd=own)
-    assert "The output is read as PointEstimate()\n" in out
-    result = Evaluation.load(tmp_path / "report.json")
-    with np.load(own / "cutouts.npz") as file, torch.no_grad():
-        image, ebv = (torch.tensor(file[key], dtype=torch.float32) for key in ("image", "ebv"))
-        z_phot = model.eval()(image, ebv)[:, 0].numpy()
-    np.testing.assert_allclose(result.z_phot["clean"], z_phot, rtol=1e-4)
-    assert result.pit == {}
-    assert result["PGD-10"].nll is None
-    assert result["PGD-10"].objective_after > result["clean"].objective_after
-
-
-def test_bins_of_a_network_without_bins_are_refused(
-    own: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    _, err = run(
-        "attack_your_model.py", own / "cutouts.npz", own / "weights.pt", *OWN,
-        "--output", "redshift", env=environment, cwd=tmp_path, status=2,
-    )  # fmt: skip
-    assert "--z-min, --z-max and --bins belong to --output bins" in err
-
-
-def test_attack_a_model_of_a_module_in_this_folder_from_a_trainers_checkpoint(
-    own: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    bins = RedshiftBins(0.0, 0.4, 60)
-    with np.load(own / "cutouts.npz") as file:
-        batch = tuple(torch.tensor(file[key], dtype=torch.float32) for key in ("image", "ebv", "z"))
-    model = models.cnn(4, 23, 60, width=0.1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    trainer = AdversarialTrainer(model, optimizer, None, 0.0, objective=CrossEntropy(bins))
-    trainer.fit([batch], epochs=2, checkpoint=tmp_path / "trained.pt", progress=False)
-    with torch.no_grad():
-        loss = float(NegativeLogLikelihood(bins)(model.eval()(*batch[:2]), batch[2]).mean())
-    run(
-        "attack_your_model.py", own / "cutouts.npz", tmp_path / "trained.pt", *OWN,
-        "--builder", "nets:build", "--out", tmp_path / "report", env=environment, cwd=own,
-    )  # fmt: skip
-    result = Evaluation.load(tmp_path / "report.json")
-    assert result["clean"].objective_after == pytest.approx(loss, rel=1e-5)
-
-
-class Evil:
-    """An object whose unpickling runs code."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-def test_a_checkpoint_that_could_run_code_is_refused(
-    own: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    torch.save(Evil(tmp_path / "it_ran"), tmp_path / "evil.pt")
-    _, err = run(
-        "attack_your_model.py", own / "cutouts.npz", tmp_path / "evil.pt", *OWN,
-        env=environment, cwd=tmp_path, status=1,
-    )  # fmt: skip
-    assert "evil.pt cannot be read as weights alone" in err
-    assert "torch.save(model.state_dict(), 'evil.pt')" in err
-    assert "Traceback" not in err
-    assert not (tmp_path / "it_ran").exists()
-    torch.load(tmp_path / "evil.pt", weights_only=False)  # and it would have run
-    assert (tmp_path / "it_ran").exists()
-
-
-def test_an_npz_without_a_key_is_refused(
-    own: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    _, err = run(
-        "attack_your_model.py", own / "no_ebv.npz", own / "weights.pt", *OWN,
-        env=environment, cwd=tmp_path, status=1,
-    )  # fmt: skip
-    last = err.strip().splitlines()[-1]
-    assert "no_ebv.npz" in last
-    assert "no 'ebv' among its keys ['image', 'z']" in last
 
 
 def test_quasars(environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Fool a photo-z network by a change below the sky noise, then train one that resists.
 
-Simulates galaxies, trains the paper's CNN (at 0.35 of its width, on 24 x 24 pixels) classically and by
-Algorithm 1 (Campagne 2020, arXiv:2002.10154), attacks both, and writes report.md, report.html,
+Simulates galaxies, trains the paper's CNN (at 0.35 of its width, on 24 x 24 pixels) classically and
+by Algorithm 1 (Campagne 2020, arXiv:2002.10154), attacks both, and writes report.html, report.md,
 report.json and pictures. A perceptron on fluxes within three Gaussian apertures of the same pixels
 is the bar for their precision. Every finished epoch and evaluation is kept: after Ctrl-C the same
 command goes on where it stopped.
