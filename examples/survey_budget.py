@@ -102,10 +102,11 @@ def cnn_of(path: Path, n_bins: int, size: int, **settings: Any) -> nn.Module:
 
 def images(args: argparse.Namespace) -> tuple[dict[str, nn.Module], Dataset[Any], RedshiftBins]:
     """Return the networks on images, the objects and the readout."""
-    settings: dict[str, Any] = {"width": args.width}
+    settings: dict[str, Any] = {"width": args.width or 0.35}
     if args.case == "quasars":
         import quasars
 
+        settings["width"] = args.width or 0.5
         objects: Dataset[Any] = quasars.read(args.data, args.seed)[2]
         bins, size = quasars.BINS, quasars.SIZE
         settings["stretch"] = models.AsinhStretch(quasars.SKY_NOISE, softening=3)
@@ -216,12 +217,16 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--networks", type=Path, nargs="+", default=[], help="trainers' checkpoints"
     )
-    parser.add_argument("--width", type=float, default=0.5, help="of the CNN, as it was trained")
+    parser.add_argument(
+        "--width",
+        type=float,
+        help="of the CNN, where it is another than the demo's or quasars.py's",
+    )
     parser.add_argument("--budget", choices=list(ZERO_POINTS), default="sdss")
     parser.add_argument("--requirement", default="Euclid", help="a name, or see --limit")
     parser.add_argument("--limit", type=float, help="a requirement of your own, such as 0.002")
     parser.add_argument("--galaxies", type=int, default=2000, help="simulated ones")
-    parser.add_argument("--size", type=int, default=32, help="pixels of simulated galaxies")
+    parser.add_argument("--size", type=int, default=24, help="pixels of simulated galaxies")
     parser.add_argument("--bins", type=int, default=4, help="tomographic bins of equal numbers")
     parser.add_argument("--draws", type=int, default=200, help="random errors")
     parser.add_argument("--batch", type=int, default=100)
