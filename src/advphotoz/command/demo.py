@@ -65,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of results")
     parser.add_argument("--galaxies", type=int, default=6000, help="one in twelve is for testing")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--fraction", type=float, default=0.5, help="f_a, the adversarial share")
     parser.add_argument("--width", type=float, default=0.35, help="of the CNN; 1 is the paper's")
     parser.add_argument("--seed", type=int, default=0)
@@ -287,6 +287,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     keep_freed_memory()
     same_settings(args.out, {name: getattr(args, name) for name in SETTINGS})
+    say(f"Drawing {args.galaxies} galaxies, once")
     galaxies = simulate(args.galaxies, seed=args.seed, size=SIZE, progress=progress())
     data = galaxies.split(10 / 12, 1 / 12, 1 / 12, seed=args.seed)
     everyone = [REFERENCE, *TITLES]
