@@ -3,7 +3,7 @@
     python benchmarks/frontier.py [--galaxies 6000] [--epochs 15 30] [--seeds 3] [--only NAME ...]
         [--attack standard] [--json FILE] [--figure FILE]
 
-Simulated galaxies on 32 x 32 pixels. Every row is a defense; every number of epochs a budget, and a
+Simulated galaxies on 24 x 24 pixels. Every row is a defense; every number of epochs a budget, and a
 point: clean sigma_MAD against attacked sigma_MAD, and eta. The bar is a perceptron on fluxes within
 three Gaussian apertures of the same pixels (no network of images), trained against the same
 adversary. A defended network that is not ahead of it has not used what images hold.
@@ -53,7 +53,7 @@ from advphotoz.training import (
 )
 
 SKY_NOISE = (0.043, 0.016, 0.023, 0.039, 0.18)  # nanomaggies per pixel, the SDSS's and ours
-SIZE = 32
+SIZE = 24
 LABELS = CrossEntropy(BINS, width=0.008)
 
 # attack: how rows are crafted, with this number of steps. fraction: the share of a batch. trades:
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="galaxies attacked, at most")
     parser.add_argument("--epochs", type=int, nargs="+", default=[15, 30], help="the budgets")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--width", type=float, default=0.5, help="of the CNN; 1 is the paper's")
+    parser.add_argument("--width", type=float, default=0.35, help="of the CNN; 1 is the paper's")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--attack", choices=JUDGES, default="signed", help="what judges")
     parser.add_argument("--json", type=Path, default=Path("runs/frontier.json"))

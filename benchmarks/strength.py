@@ -1,6 +1,6 @@
 """How much each search finds for its gradients: ours, and those of other libraries, on one network.
 
-    python benchmarks/strength.py --weights FILE --width 0.5 [--autoattack FOLDER] [--json FILE]
+    python benchmarks/strength.py --weights FILE [--autoattack FOLDER] [--json FILE]
 
 Cross-entropy, eta and mean abs(dz) on simulated test galaxies under L-infinity searches of eps
 0.01, against gradients and forward passes per galaxy (counted at the network) and seconds. Without
@@ -44,7 +44,7 @@ from advphotoz.datasets import CutoutDataset, random_dihedral, simulate
 
 BALL = LinfBall(EPS)
 ENTROPY, ERROR = CrossEntropy(BINS), RedshiftError(BINS)
-SIZE = 32
+SIZE = 24  # as the demo's
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]  # x, ebv, z to images
 
 
@@ -264,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, help="state dict of models.cnn")
     parser.add_argument("--keep", type=Path, help="where to keep weights that are trained")
-    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--width", type=float, default=0.35)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--galaxies", type=int, default=6000, help="as the demo's")
     parser.add_argument("--test", type=int, default=128, help="test galaxies that are attacked")
