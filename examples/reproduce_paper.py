@@ -27,8 +27,10 @@ from advphotoz import keep_freed_memory
 from advphotoz.datasets.simulation.sample import VERSION
 from paper.data import Galaxies
 from paper.plan import (
+    ALONE,
     CURVES,
     DEFENDED,
+    JUDGE,
     MATRICES,
     SIX,
     STANDARD,
@@ -73,6 +75,7 @@ def plan(work: Work) -> list[Step]:
     first = [t for t in defenses if t.seed == 0 and t.name not in SWEEP]
     steps += [step for t in first for step in (_train(work, t), _evaluate(work, t))]
     steps += _studies(work, every)
+    steps += [_judge(work, every[name]) for name in ALONE]
     other = [t for t in defenses if t not in first]
     other.sort(key=lambda t: (t.name.startswith("pgd"), t.name not in SWEEP))  # Table 2 first
     steps += [step for t in other for step in (_train(work, t), _evaluate(work, t))]
@@ -127,6 +130,19 @@ def _evaluate(work: Work, training: Training) -> Step:
         # The checks cost three times the attacks, on 64 galaxies.
         2 * (33 * n + checks * 90 * min(64, n)),
         lambda path: work.evaluate(training, {**STANDARD, **STRONG}, n, path, checks),
+        _models(work, [training]),
+    )
+
+
+def _judge(work: Work, training: Training) -> Step:
+    n = work.scale.n_attack // 2
+    [attack] = JUDGE.values()
+    path = work.out / "standard" / f"{training.name}.json"
+    return Step(
+        f"standard attack on {training.name}",
+        path,
+        attack.budget.gradients * 2 * n + attack.budget.forward * n,
+        lambda path: work.evaluate(training, JUDGE, n, path, True),
         _models(work, [training]),
     )
 

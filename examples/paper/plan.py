@@ -18,6 +18,7 @@ from advphotoz import (
     WorstOf,
     l2_eps_from_linf,
     l2_pgd,
+    standard,
 )
 from advphotoz.attacks import Attack
 
@@ -30,6 +31,7 @@ __all__ = [
     "DEFENDED",
     "EPS",
     "GRID",
+    "JUDGE",
     "MATRICES",
     "OBJECTIVE",
     "SIX",
@@ -60,6 +62,8 @@ STANDARD: dict[str, Attack] = {
 SIGNED = tuple(PGD(BALL, objective=SignedRedshift(BINS, sign)) for sign in (1, -1))
 STRONG: dict[str, Attack] = {"two signed PGD-10": WorstOf(SIGNED, objective=RedshiftError(BINS))}
 """What every network has to withstand: a search for a larger redshift and one for a smaller."""
+JUDGE: dict[str, Attack] = {"standard": standard(EPS, BINS)}
+"""The standard attack of the library, of today's version, for a table of its own."""
 MATRICES = ("FGSM", "PGD-10")
 """Attacks of Table 1 that are crafted on each of the six, for the six-by-six matrix."""
 GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)

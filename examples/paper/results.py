@@ -63,6 +63,10 @@ class Results:
         """Return a network under the standard attacks."""
         return Evaluation.load(self._path("evaluations", name))
 
+    def judged(self, name: str) -> Evaluation:
+        """Return a network under the standard attack of the library."""
+        return Evaluation.load(self._path("standard", name))
+
     def parameters(self, name: str) -> int:
         """Return the number of parameters of a network."""
         return int(self.evaluation(name).settings["networks"]["model"]["parameters"])

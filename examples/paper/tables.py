@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .plan import ALONE, DEFENDED, MATRICES, SIX, STRONG
+from .plan import ALONE, DEFENDED, JUDGE, MATRICES, SIX, STRONG
 from .results import Results, in_units
 
 __all__ = ["TABLES", "Table", "markdown"]
@@ -117,6 +117,17 @@ def _strongest(results: Results) -> Table:
     return ["network", *head, "seeds"], lines
 
 
+def _judged(results: Results) -> Table:
+    [judge] = JUDGE
+    lines = []
+    for name in ALONE:
+        found = results.judged(name)
+        numbers = [in_units(found[row], m) for m in METRICS[1:] for row in ("clean", judge)]
+        lines.append([name, *map(str, numbers), found.checks.verdict.removeprefix("Checks: ")])
+    head = [f"{HEADS[m]} {row}" for m in METRICS[1:] for row in ("clean", "standard attack")]
+    return ["network", *head, "checks"], lines
+
+
 def _transfer(results: Results) -> Table:
     """Compare Iref's images with the network's own: transfer must not win."""
     matrix = results.matrix("defended")
@@ -165,6 +176,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "Table 3": _table3,
     "The sweep over f_a with PGD-10 (Section 4.3)": _sweep,
     "The strongest attack": _strongest,
+    "The standard attack": _judged,
     "Transfer from Iref against white box, PGD-10": _transfer,
     "Calibration under attack": _calibration,
     "What an attack does to colours": _colours,
