@@ -77,7 +77,7 @@ def plan(work: Work) -> list[Step]:
     steps += _studies(work, every)
     steps += [_judge(work, every[name]) for name in ALONE]
     other = [t for t in defenses if t not in first]
-    other.sort(key=lambda t: (t.name.startswith("pgd"), t.name not in SWEEP))  # Table 2 first
+    other.sort(key=lambda t: (t.name.startswith("pgd"), t.name in SWEEP))  # Tables 2, 3, the sweep
     steps += [step for t in other for step in (_train(work, t), _evaluate(work, t))]
     # Where results are kept without their networks, as in docs/results/paper, only those networks
     # are trained again that something still needs; Figures 5 and 6 need Iref.
