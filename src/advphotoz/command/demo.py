@@ -58,7 +58,7 @@ SETTINGS = ("epochs", "fraction", "galaxies", "seed", "width")
 DEFENSE = PGD(LinfBall(EPS), steps=3, keep="last")  # the best of three costs a forward pass
 TITLES = {"classical": "Classical training", "adversarial": "Algorithm 1"}
 REFERENCE = "apertures"
-WORDS = {"clean": "clean images"}  # in pictures
+WORDS = {"clean": "clean images", WORST: "standard attack"}  # in pictures
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +167,7 @@ def draw(
             label = WORDS.get(shown, shown)
             plot_delta_z(ax, result.z_phot[shown], result.z_spec, label=label)
         ax.set_title(TITLES[name], fontsize=9)
+    ax.set_ylim(top=1.4 * ax.get_ylim()[1])  # room for the legend
     fig.savefig(out / "delta_z.png", dpi=150)
 
     # The galaxy that is moved furthest in the classical network, shown for both.
@@ -268,7 +269,7 @@ def report(results: dict[str, Evaluation], args: argparse.Namespace, seconds: fl
         encoding="utf-8",
     )
     shown = {TITLES[name]: results[name] for name in TITLES}
-    question = f"What `advphotoz demo` measures. {setting}"
+    question = f"What the command advphotoz demo measures. {setting}"
     save_html(args.out / "report.html", shown, title="advphotoz demo", question=question)
     body = {
         "setting": setting,
