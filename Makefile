@@ -15,12 +15,13 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
 .NOTPARALLEL:
-.PHONY: help demo test docs api clean
+.PHONY: help demo test docs figures api clean
 
 help:
 	@echo 'make demo   simulate galaxies, train, attack, retrain, report: runs/demo/report.md'
 	@echo 'make test   lint, format, types, unit tests and the examples in the docstrings'
 	@echo 'make docs   build the documentation: docs/_build/html/index.html'
+	@echo 'make figures  the figures of the documentation anew, from runs/demo'
 	@echo 'make api    rewrite tests/public_api.txt after a deliberate change of public names'
 	@echo 'make clean  remove the virtual environment, caches and built documentation (keeps runs/)'
 	@echo 'Variables: PYTHON=python3.12, VENV=.venv, ARGS="..." for the demo, WORKERS=2 for the tests'
@@ -37,6 +38,9 @@ test: $(VENV)/test.stamp
 docs: $(VENV)/docs.stamp
 	$(PY) -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo 'Open docs/_build/html/index.html'
+
+figures: $(VENV)/demo.stamp
+	$(PY) docs/figures.py $(ARGS)
 
 api: $(VENV)/test.stamp
 	$(PY) tests/test_structure.py
