@@ -3,9 +3,9 @@
     python docs/figures.py [--demo runs/demo] [--paper runs/paper]
 
 From a folder of `advphotoz demo`: redshifts before and after, outliers per attack, and the top of
-its report, for which a Chromium is needed. From docs/results: what a calibration budget can do.
-From a folder of examples/reproduce_paper.py, if it is given, those of the paper. The two pictures of
-simulated galaxies beside real ones are made by benchmarks/compare_galaxies.py.
+its report, for which a Chromium is needed. From a folder of examples/reproduce_paper.py, if it is
+given, those of the paper. The two pictures of simulated galaxies beside real ones are made by
+benchmarks/compare_galaxies.py.
 """
 
 from __future__ import annotations

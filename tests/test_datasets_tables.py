@@ -77,6 +77,29 @@ def test_a_table_that_astropy_writes_to_hdf5(tmp_path: Path) -> None:
     assert list(read_table(tmp_path / "t.h5", table="photometry")) == ["id", "r"]
 
 
+@pytest.mark.filterwarnings("ignore")  # of tables_io's own
+@pytest.mark.parametrize("kind", ["hdf5", "fits", "pq"])
+def test_what_tables_io_writes_and_reads(kind: str, tmp_path: Path) -> None:
+    tables_io = pytest.importorskip("tables_io", reason="it comes with qp")
+    columns = {"g": np.arange(5.0), "z": np.linspace(0, 1, 5), "id": 2**60 + np.arange(5)}
+    tables_io.write(columns, str(tmp_path / "table"), kind)
+    [path] = tmp_path.iterdir()
+    ours, theirs = read_table(path), tables_io.read(str(path))
+    if not hasattr(theirs, "items"):
+        theirs = theirs.to_pandas()
+    for name, column in columns.items():
+        assert np.array_equal(ours[name], column)
+    both = [TableDataset(table, ["g"], "z", context=["id"]) for table in (ours, theirs)]
+    assert [x.tolist() for x in both[0][3]] == [x.tolist() for x in both[1][3]]
+
+
+def test_a_table_that_pandas_wrote_is_told(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["axis0"], file["block0_values"] = np.arange(3), np.arange(3)
+    with pytest.raises(ValueError, match=r"pandas.read_hdf\(path\)"):
+        read_table(tmp_path / "t.h5", ["z"])
+
+
 def test_missing_whole_numbers_stay_masked(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,z\n1152921504606846979,0.5\n,0.25\n")
     found = read_table(tmp_path / "t.csv")

@@ -35,7 +35,7 @@ def as_columns(table: Any, name: str = "catalogue") -> dict[str, npt.NDArray[Any
     else:
         raise TypeError(
             f"{name} must be a table: a dict of columns, an astropy Table, a DataFrame, a record "
-            f"array, or the path of a file; got {type(table).__name__}"
+            f"array, or the path of a file; got {type(table).__name__} (of pyarrow: to_pandas())"
         )
     lengths = {key: len(value) if value.ndim else 0 for key, value in found.items()}
     if len(set(lengths.values())) != 1:

@@ -98,7 +98,8 @@ def _chosen(wanted: list[str] | None, there: Iterable[str], path: Path) -> list[
     existing = list(there)
     missing = [name for name in wanted or () if name not in existing]
     if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}, it has {existing}")
+        hint = "; pandas wrote it? Give pandas.read_hdf(path)" if "axis0" in existing else ""
+        raise ValueError(f"{path} has no column {missing[0]!r}, it has {existing}{hint}")
     return existing if wanted is None else wanted
 
 
