@@ -50,6 +50,18 @@ def test_there_is_one_version(repo_root: Path) -> None:
     assert __version__ not in (repo_root / "docs" / "conf.py").read_text(encoding="utf-8")
 
 
+def test_the_changelog_and_the_citation_tell_of_the_same_release(repo_root: Path) -> None:
+    changelog = (repo_root / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (repo_root / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.*)\] - (.*)$", changelog, re.MULTILINE)
+    assert newest is not None
+    version, date = newest.groups()
+    assert version == __version__
+    # BibTeX's year comes from this date. Before a release there is none.
+    released = re.findall(r'^date-released: "?(.*?)"?$', citation, re.MULTILINE)
+    assert released == ([] if date == "unreleased" else [date])
+
+
 def test_weights_digest_is_sha256_of_names_dtypes_shapes_and_bytes() -> None:
     network = nn.Linear(2, 1)
     expected = hashlib.sha256()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -262,6 +263,12 @@ def test_wheel_ships_types_and_licence_and_no_tests(tmp_path: Path) -> None:
     assert "advphotoz/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"advphotoz"}
+    [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
+    page = zipfile.ZipFile(wheel).read(metadata).decode().partition("\n\n")[2]
+    assert page.startswith("# advphotoz\n")
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert targets
+    assert [t for t in targets if not t.startswith(("https://", "#"))] == []  # nowhere on PyPI
     assert "advphotoz/html_report/template.html" in names
     shipped = {name for name in names if name.endswith(".py")}
     assert shipped == {str(path.relative_to(SOURCE)) for path in modules().values()}
