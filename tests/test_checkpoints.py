@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -362,7 +363,9 @@ class Keeps(Callback):
         return {"best": [0, self.value]}
 
 
-@pytest.mark.parametrize("value", [np.float64(0.5), np.zeros(2), object(), {1, 2}, Path("x")])
+@pytest.mark.parametrize(
+    "value", [np.float64(0.5), np.zeros(2), object(), {1, 2}, Path("x"), defaultdict(int)]
+)
 def test_what_could_not_be_read_back_is_refused_before_the_first_step(value, tmp_path):
     run = small()
     with pytest.raises(TypeError, match=r"state\['callbacks'\]\[0\]\[1\]\['best'\]\[1\] is a "):
@@ -375,6 +378,7 @@ def test_what_can_be_read_back(tmp_path):
     state = {
         "numbers": [1, -0.0, float("nan"), float("inf"), 2j, True, None, "a", b"b", 10**30],
         "tensors": (torch.zeros(2, 0), torch.tensor(True), torch.randn(3).bfloat16()),
+        "dictionaries": [OrderedDict(a=1), Counter("aab"), torch.device("cpu")],
         1: {"strided": torch.randn(4, 4).t(), "dtype": torch.float16, "size": torch.Size([1])},
     }
     write_checkpoint(state, tmp_path / "state.pt")

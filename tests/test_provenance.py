@@ -42,12 +42,24 @@ def test_there_is_one_version(repo_root: Path) -> None:
     citation = (repo_root / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [__version__]
     project = (repo_root / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^dynamic = \["version"\]$', project, re.MULTILINE)
+    assert re.search(r'^dynamic = \[.*"version".*\]$', project, re.MULTILINE)
     assert not re.search(r"^version\s*=", project, re.MULTILINE)
     [path] = re.findall(r'^\[tool.hatch.version\]\npath = "(.*)"$', project, re.MULTILINE)
     assert f'__version__ = "{__version__}"' in (repo_root / path).read_text(encoding="utf-8")
     assert metadata.version("advphotoz") == __version__
     assert __version__ not in (repo_root / "docs" / "conf.py").read_text(encoding="utf-8")
+
+
+def test_the_changelog_and_the_citation_tell_of_the_same_release(repo_root: Path) -> None:
+    changelog = (repo_root / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (repo_root / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.*)\] - (.*)$", changelog, re.MULTILINE)
+    assert newest is not None
+    version, date = newest.groups()
+    assert version == __version__
+    # BibTeX's year comes from this date. Before a release there is none.
+    released = re.findall(r'^date-released: "?(.*?)"?$', citation, re.MULTILINE)
+    assert released == ([] if date == "unreleased" else [date])
 
 
 def test_weights_digest_is_sha256_of_names_dtypes_shapes_and_bytes() -> None:

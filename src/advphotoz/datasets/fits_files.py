@@ -61,7 +61,7 @@ class FITSFile:
         """Return the shape and dtype of an image, or of a table as a record array."""
         with _opened(self.path) as file:
             hdu = self._found(file, name)
-            if hasattr(hdu, "columns"):
+            if _is_table(hdu):
                 return (hdu.header["NAXIS2"],), hdu.columns.dtype
             return hdu.shape, _pixel_dtype(hdu)
 
@@ -70,7 +70,7 @@ class FITSFile:
         tables = require("astropy.table", "io")
         with _opened(self.path) as file:
             hdu = self._found(file, name)
-            if hasattr(hdu, "columns"):
+            if _is_table(hdu):
                 array: npt.NDArray[Any] = tables.Table.read(hdu).as_array()
             else:
                 array = np.array(hdu.data)
@@ -81,7 +81,7 @@ class FITSFile:
         wanted, order = np.unique(numbers, return_inverse=True)
         with _opened(self.path) as file:
             hdu = self._found(file, name)
-            if hasattr(hdu, "columns"):
+            if _is_table(hdu):
                 raise ValueError(f"{name!r} in {self.path} is a table, not an image; name an image")
             read = np.empty((len(wanted), *hdu.shape[1:]), _pixel_dtype(hdu))
             for low, high in runs(wanted):
@@ -229,7 +229,7 @@ class FITSCutouts:
         """Open the extensions that hold the bands: one each, or one for all."""
         with _opened(path) as file:
             if self.bands is None:
-                images = [hdu for hdu in file if not hasattr(hdu, "columns") and hdu.shape]
+                images = [hdu for hdu in file if not _is_table(hdu) and hdu.shape]
                 if not images:
                     raise ValueError(f"{path} holds no image; name the extensions by bands=[...]")
                 yield images[:1]
@@ -294,6 +294,11 @@ class FITSCutouts:
 def _stem(path: Path) -> str:
     ending = next((end for end in (".fits.gz", ".fits.fz") if path.name.lower().endswith(end)), "")
     return path.name[: -len(ending)] if ending else path.stem
+
+
+def _is_table(hdu: Any) -> bool:
+    # Not by its columns: up to astropy 6, a compressed image has those of the table that holds it.
+    return hdu.header.get("XTENSION") in ("BINTABLE", "TABLE")
 
 
 def _pixel_dtype(hdu: Any) -> np.dtype[Any]:

@@ -15,6 +15,7 @@ PAPER = """\
   year          = 2020,
   month         = feb,
   eid           = {arXiv:2002.10154},
+  doi           = {10.48550/arXiv.2002.10154},
   archivePrefix = {arXiv},
   eprint        = {2002.10154},
   primaryClass  = {astro-ph.IM},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from advphotoz._arrays import as_numpy
 
@@ -206,7 +206,7 @@ def wilson_interval(count: Any, n: Any, level: float = ONE_SIGMA) -> tuple[Any, 
         )
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, such as 0.95; got {level}.")
-    z2 = norm.isf((1 - level) / 2) ** 2
+    z2 = NormalDist().inv_cdf((1 - level) / 2) ** 2
 
     def lower_end(k: Array) -> Array:
         # The product of the two ends is k^2 / (n (n + z^2)). To divide by the upper one avoids the
