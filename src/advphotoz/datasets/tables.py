@@ -76,7 +76,7 @@ def read_table(
     if ending.endswith((".csv", ".csv.gz")):
         return _arrow(_csv(path, wanted), wanted, path)
     if ending.endswith((".parquet", ".pq")):
-        return _arrow(_parquet(path, wanted), wanted, path)
+        return _parquet(path, wanted)
     if ending.endswith((".h5", ".hdf5", ".hdf")):
         found = _hdf5(HDF5File(path), wanted, table)
     elif ending.endswith((".fits", ".fit", ".fits.gz", ".fits.fz")):
@@ -175,13 +175,15 @@ def _csv(path: Path, wanted: list[str] | None) -> Any:
         ) from error
 
 
-def _parquet(path: Path, wanted: list[str] | None) -> Any:
+def _parquet(path: Path, wanted: list[str] | None) -> dict[str, npt.NDArray[Any]]:
     parquet = require("pyarrow.parquet", "io")
     arrow = require("pyarrow", "io")
     try:
-        with parquet.ParquetFile(path) as file:
+        # One column at a time, with nothing read ahead: each is held twice while it is converted.
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
             chosen = _chosen(wanted, file.schema_arrow.names, path)
-            return file.read(columns=chosen, use_threads=False)
+            read = (file.read(columns=[name], use_threads=False) for name in chosen)
+            return {k: v for table in read for k, v in _arrow(table, wanted, path).items()}
     except arrow.ArrowInvalid as error:
         raise ValueError(f"{path} is truncated or no Parquet file ({error})") from error
 
