@@ -1,14 +1,16 @@
-"""Does the worst pattern of a survey's calibration errors belong to the training or to the sky?
+"""Calibration errors and several trainings: does the worst pattern belong to them, or to the sky?
 
-    python benchmarks/survey_patterns.py --galaxies 2000 --size 24 --width 0.35 \
-        --classical A.pt B.pt C.pt --defended D.pt E.pt F.pt [--json FILE]
+    python benchmarks/survey_patterns.py --classical A.pt B.pt C.pt --defended D.pt E.pt F.pt
+        [--galaxies 2000] [--size 24] [--width 0.35] [--json FILE]
 
-Checkpoints of `advphotoz demo`, of several seeds. In linear response the worst errors within a box
-are its corner sign(g), with g the gradient of the mean dz of a bin by every parameter in units of
-its budget. For each network g is taken on simulated galaxies that none was trained on, and on ten
-bootstrap samples of them. Printed is the mean cosine between two g, and the mean share of the
-parameters, weighted by |g|, whose sign agrees: between the bootstrap samples of one network (the
-sky), between networks that differ in the seed (the training), and between trainings of two kinds.
+Checkpoints of `advphotoz demo`, of several seeds, on simulated galaxies that none was trained on.
+For every galaxy the gradient g of dz by each parameter is taken, in units of its budget. In linear
+response the worst errors within a box are its corner sign(g), and shift the mean of dz by sum |g|,
+with g the mean over the galaxies of a tomographic bin; examples/survey_budget.py has the full
+answer. First table: that shift for every effect, all galaxies and the worst bin, mean and scatter
+over the trainings, and over ten bootstrap samples of the galaxies. Second table: the mean cosine
+between two g, and the share of |g| in parameters whose sign agrees, between bootstrap samples for
+one network (the sky), between trainings of one kind, and between the two kinds.
 """
 
 from __future__ import annotations
@@ -25,28 +27,67 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from _common import BINS, environment, markdown, write_json
-from advphotoz import models
+from advphotoz import (
+    PSFWidth,
+    ReddeningInputError,
+    Shift,
+    SkyGradient,
+    SkyLevel,
+    ZeroPoint,
+    metrics,
+    models,
+)
 from advphotoz.datasets import simulate
-from survey import EFFECTS
+from advphotoz.perturbations import PerturbationSet
+from survey import FWHM, SKY_NOISE
 
-SAMPLES = 10
+TENTH = [0.1 * sigma for sigma in SKY_NOISE]
+EFFECTS: dict[str, PerturbationSet] = {
+    "zero points, SDSS (20, 10, 10, 10, 10 mmag)": ZeroPoint([0.02, 0.01, 0.01, 0.01, 0.01]),
+    "zero points, LSST (10, 5, 5, 5, 5 mmag)": ZeroPoint([0.01, 0.005, 0.005, 0.005, 0.005]),
+    "sky level 0.1 sigma": SkyLevel(TENTH),
+    "sky tilt 0.1 sigma": SkyGradient(TENTH),
+    "PSF width 1 %": PSFWidth(0.01, FWHM, 0.396),
+    "registration 0.1 pixel": Shift([0.04, 0.04, 0.0, 0.04, 0.04], 0.396),
+    "E(B-V) 10 %": ReddeningInputError(0.1),
+}
+SDSS, LSST = list(EFFECTS)[:2]
+TOGETHER = {
+    "all together, SDSS": [name for name in EFFECTS if name != LSST],
+    "all together, LSST": [name for name in EFFECTS if name != SDSS],
+}
+SAMPLES, GROUPS = 10, 4
 KINDS = ("classical", "defended")
-COLUMNS = ("sky: cosine", "sky: signs", "training: cosine", "training: signs")
+ALL = "all galaxies"
 Array = npt.NDArray[np.float64]
 
 
-def responses(model: nn.Module, loader: DataLoader) -> tuple[Array, Array]:
-    """Return the clean redshift (N,) and the gradient of dz by each parameter, (N, P)."""
-    errors = EFFECTS["all together"]
-    clean, gradients = [], []
-    for x, ebv, z in loader:
-        p = errors.identity(x).requires_grad_()
-        moved, _ = errors.apply(x, (ebv,), p)
-        z_phot = BINS.redshift(model(moved, ebv))
-        (gradient,) = torch.autograd.grad(((z_phot - z) / (1 + z)).sum(), p)
-        clean.append(z_phot.detach())
-        gradients.append(gradient.flatten(1))
-    return torch.cat(clean).double().numpy(), torch.cat(gradients).double().numpy()
+class Response:
+    """One network: its redshifts, and the gradient of dz by every parameter of every effect."""
+
+    def __init__(self, model: nn.Module, loader: DataLoader) -> None:
+        z_phot, z_spec = [], []
+        rows: dict[str, list[torch.Tensor]] = {name: [] for name in EFFECTS}
+        for x, ebv, z in loader:
+            for name, effect in EFFECTS.items():
+                p = effect.identity(x).requires_grad_()
+                moved, (reddening,) = effect.apply(x, (ebv,), p)
+                found = BINS.redshift(model(moved, reddening))
+                (g,) = torch.autograd.grad(((found - z) / (1 + z)).sum(), p)
+                rows[name].append(g.flatten(1))
+            z_phot.append(found.detach())
+            z_spec.append(z)
+        self.z, self.truth = torch.cat(z_phot), torch.cat(z_spec)
+        self.g = {name: torch.cat(parts).double().numpy() for name, parts in rows.items()}
+        edges = np.quantile(self.z, np.linspace(0, 1, GROUPS + 1)[1:-1])
+        bins = np.digitize(self.z.numpy(), edges)
+        self.inside = {ALL: np.full(len(bins), True)}
+        self.inside |= {f"bin {k + 1}": bins == k for k in range(GROUPS)}
+
+    def mean(self, effects: list[str], group: str, rows: npt.NDArray[np.int64]) -> Array:
+        """Return g of a group within some rows, over several effects."""
+        rows = rows[self.inside[group][rows]]
+        return np.concatenate([self.g[name][rows].mean(0) for name in effects])
 
 
 def cosine(a: Array, b: Array) -> float:
@@ -66,6 +107,19 @@ def compared(pairs: Iterable[tuple[Array, Array]]) -> list[float]:
     return [float(value) for value in np.mean(found, axis=0)]
 
 
+def worst_shifts(
+    networks: list[Response], effects: list[str], samples: npt.NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """Return the worst linear shift of each group: (networks, groups), (samples, groups)."""
+    groups = list(networks[0].inside)
+    every = np.arange(samples.shape[1])
+    by_network = [[abs(n.mean(effects, group, every)).sum() for group in groups] for n in networks]
+    by_sample = [
+        [abs(networks[0].mean(effects, group, s)).sum() for group in groups] for s in samples
+    ]
+    return np.array(by_network), np.array(by_sample)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--classical", type=Path, nargs="+", required=True)
@@ -73,43 +127,52 @@ def main() -> None:
     parser.add_argument("--galaxies", type=int, default=2000)
     parser.add_argument("--size", type=int, default=24)
     parser.add_argument("--width", type=float, default=0.35)
-    parser.add_argument("--bins", type=int, default=4)
     parser.add_argument("--json", type=Path)
     parser.set_defaults(device="cpu")
     args = parser.parse_args()
 
-    galaxies = simulate(args.galaxies, seed=100, size=args.size)
-    loader = DataLoader(galaxies, 100)
-    rng = np.random.default_rng(0)
-    samples = rng.integers(args.galaxies, size=(SAMPLES, args.galaxies))
-    # By kind and group: for each network the g of all galaxies, and of each bootstrap sample.
-    whole: dict[tuple[str, str], list[Array]] = {}
-    drawn: dict[tuple[str, str], list[list[Array]]] = {}
+    loader = DataLoader(simulate(args.galaxies, seed=100, size=args.size), 100)
+    samples = np.random.default_rng(0).integers(args.galaxies, size=(SAMPLES, args.galaxies))
+    every = np.arange(args.galaxies)
+    networks: dict[str, list[Response]] = {kind: [] for kind in KINDS}
+    print(f"{args.galaxies} simulated galaxies; {environment()}\n")
     for kind in KINDS:
         for path in getattr(args, kind):
             model = models.cnn(image_size=args.size, width=args.width)
             model.load_state_dict(torch.load(path, weights_only=True)["model"])
-            z, g = responses(model.eval(), loader)
-            edges = np.quantile(z, np.linspace(0, 1, args.bins + 1)[1:-1])
-            which = np.digitize(z, edges)
-            for group in ("all", *range(args.bins)):
-                inside = np.full(len(z), True) if group == "all" else which == group
-                key = kind, "all galaxies" if group == "all" else f"bin {group}"
-                whole.setdefault(key, []).append(g[inside].mean(0))
-                drawn.setdefault(key, []).append([g[s][inside[s]].mean(0) for s in samples])
-    rows: dict[str, dict[str, object]] = {}
-    for group in [name for kind, name in whole if kind == "classical"]:
+            networks[kind].append(one := Response(model.eval(), loader))
+            mad = metrics.sigma_mad(one.z, one.truth)
+            eta = metrics.outlier_fraction(one.z, one.truth)
+            print(f"{kind} {path.name}: sigma_MAD {1e3 * mad:.1f}e-3, eta {100 * eta:.1f} %")
+
+    shifts: dict[str, dict[str, object]] = {}
+    for title, effects in {**{name: [name] for name in EFFECTS}, **TOGETHER}.items():
+        row: dict[str, object] = {}
         for kind in KINDS:
-            sky = compared(pair for s in drawn[kind, group] for pair in combinations(s, 2))
-            training = compared(combinations(whole[kind, group], 2))
-            rows[f"{group}, {kind}"] = dict(zip(COLUMNS, [*sky, *training], strict=True))
-        both = compared(product(*(whole[kind, group] for kind in KINDS)))
-        rows[f"{group}, the two kinds"] = dict(zip(COLUMNS, ["", "", *both], strict=True))
-    print(f"{args.galaxies} simulated galaxies; {environment()}\n\n{markdown(rows)}")
+            found = worst_shifts(networks[kind], effects, samples)
+            by_network, by_sample = (1e4 * values for values in found)
+            for label, columns in ((ALL, slice(0, 1)), ("worst bin", slice(1, None))):
+                values, drawn = by_network[:, columns].max(1), by_sample[:, columns].max(1)
+                scatter, sky = values.std(ddof=1), drawn.std(ddof=1)
+                text = f"{values.mean():.1f} ± {scatter:.1f} (sky ± {sky:.1f})"
+                row[f"{kind}, {label} [1e-4]"] = text
+        shifts[title] = row
+    patterns: dict[str, dict[str, object]] = {}
+    columns = ("sky: cosine", "sky: signs", "training: cosine", "training: signs")
+    together = TOGETHER["all together, SDSS"]
+    for group in networks["classical"][0].inside:
+        g = {k: [n.mean(together, group, every) for n in networks[k]] for k in KINDS}
+        for kind in KINDS:
+            drawn = [[n.mean(together, group, s) for s in samples] for n in networks[kind]]
+            sky = compared(pair for one in drawn for pair in combinations(one, 2))
+            values = [*sky, *compared(combinations(g[kind], 2))]
+            patterns[f"{group}, {kind}"] = dict(zip(columns, values, strict=True))
+        both = compared(product(*g.values()))
+        patterns[f"{group}, the two kinds"] = dict(zip(columns, ["", "", *both], strict=True))
+    print(f"\n{markdown(shifts)}\n\n{markdown(patterns)}")
     for kind in KINDS:
         setattr(args, kind, [path.name for path in getattr(args, kind)])
-    gradients = {", ".join(key): np.array(value).tolist() for key, value in whole.items()}
-    write_json(args, rows=rows, gradients=gradients)
+    write_json(args, shifts=shifts, patterns=patterns)
 
 
 if __name__ == "__main__":
