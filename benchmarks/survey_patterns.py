@@ -1,9 +1,10 @@
 """Calibration errors and several trainings: does the worst pattern belong to them, or to the sky?
 
     python benchmarks/survey_patterns.py --classical A.pt B.pt C.pt --defended D.pt E.pt F.pt
-        [--galaxies 2000] [--size 24] [--width 0.35] [--json FILE]
+        [--model cnn] [--galaxies 2000] [--size 24] [--width 0.35] [--json FILE]
 
-Checkpoints of `advphotoz demo`, of several seeds, on simulated galaxies that none was trained on.
+Checkpoints of `advphotoz demo`, of several seeds, or weights of examples/reproduce_paper.py
+(`--model inception --size 32 --width 0.25`), on simulated galaxies that none was trained on.
 For every galaxy the gradient g of dz by each parameter is taken, in units of its budget. In linear
 response the worst errors within a box are its corner sign(g), and shift the mean of dz by sum |g|,
 with g the mean over the galaxies of a tomographic bin; examples/survey_budget.py has the full
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--classical", type=Path, nargs="+", required=True)
     parser.add_argument("--defended", type=Path, nargs="+", required=True)
     parser.add_argument("--galaxies", type=int, default=2000)
+    parser.add_argument("--model", default="cnn", choices=["cnn", "inception"])
     parser.add_argument("--size", type=int, default=24)
     parser.add_argument("--width", type=float, default=0.35)
     parser.add_argument("--json", type=Path)
@@ -138,8 +140,9 @@ def main() -> None:
     print(f"{args.galaxies} simulated galaxies; {environment()}\n")
     for kind in KINDS:
         for path in getattr(args, kind):
-            model = models.cnn(image_size=args.size, width=args.width)
-            model.load_state_dict(torch.load(path, weights_only=True)["model"])
+            model = getattr(models, args.model)(image_size=args.size, width=args.width)
+            held = torch.load(path, weights_only=True)
+            model.load_state_dict(held.get("model", held))
             networks[kind].append(one := Response(model.eval(), loader))
             mad = metrics.sigma_mad(one.z, one.truth)
             eta = metrics.outlier_fraction(one.z, one.truth)
