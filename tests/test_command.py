@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -363,6 +364,20 @@ def test_it_is_a_module_too() -> None:
         [sys.executable, "-m", "advphotoz", "--version"], capture_output=True, text=True, check=True
     )
     assert ran.stdout == f"advphotoz {advphotoz.__version__}\n"
+
+
+def test_a_reader_that_has_read_enough_is_no_error(folder: Path) -> None:
+    code = (
+        "import sys; from advphotoz.command import main; from advphotoz.command import report\n"
+        "report.run = lambda args: [print(k * 'x') for k in range(10**4)] and 0\n"
+        "sys.exit(main('report r.json --html r.html'.split()))"
+    )
+    command = f"'{sys.executable}' -c \"$CODE\" | head -1; echo ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "CODE": code}, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == ["0"]
+    assert ran.stderr == ""
 
 
 def test_size() -> None:
