@@ -94,7 +94,7 @@ def _table3(results: Results) -> Table:
         count = str(len(results.seeds(name)))
         lines.append([words, parameters, *cells, count, PAPER3.get(name, "")])
     head = [f"{HEADS[m]} clean / FGSM / PGD-10" for m in METRICS]
-    return ["50 % PGD-10", "parameters", *head, "seeds", "paper"], lines
+    return ["50 % PGD", "parameters", *head, "seeds", "paper"], lines
 
 
 def _sweep(results: Results) -> Table:
