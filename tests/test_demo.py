@@ -75,7 +75,10 @@ def verdicts_come_first(text: str, folder: Path) -> None:
         result = Evaluation.load(folder / f"{name}.json")
         assert result.checks is not None
         attacks = [row for row in result.rows if row.name not in ("clean", "noise")]
-        strongest = max(attacks, key=lambda row: row.objective_after).name
+        most = max(row.eta for row in attacks)  # outliers; of equals, the one with more scatter
+        strongest = max(
+            (row for row in attacks if row.eta == most), key=lambda row: row.sigma_mad
+        ).name
         said = f"{result.checks.verdict} The strongest attack shown is {strongest}: "
         assert text.index(said) < first_table
 
