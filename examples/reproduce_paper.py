@@ -142,7 +142,7 @@ def _judge(work: Work, training: Training) -> Step:
         f"standard attack on {training.name}",
         path,
         attack.budget.gradients * 2 * n + attack.budget.forward * n,
-        lambda path: work.evaluate(training, JUDGE, n, path, True),
+        lambda path: work.evaluate(training, JUDGE, n, path, checks=n >= 64),
         _models(work, [training]),
     )
 

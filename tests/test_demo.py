@@ -175,6 +175,7 @@ def start_and_stop(command: list[str], env: dict[str, str], when: Path) -> tuple
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single process")
 def test_an_interrupted_demo_goes_on_to_the_same_digits(
     demo: Path, environment: dict[str, str], tmp_path: Path

@@ -111,6 +111,7 @@ def test_catalogue_of_simulated_magnitudes(environment: dict[str, str], tmp_path
         assert f"\n{name}" in out
 
 
+@pytest.mark.slow
 def test_quasars(environment: dict[str, str], tmp_path: Path) -> None:
     """On noise of the shape of the real images, which are not part of the repository."""
     rng = np.random.default_rng(0)

@@ -45,6 +45,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setenv("ADVPHOTOZ_CACHE", str(tmp_path_factory.getbasetemp() / "galaxies"))
 
 
+@pytest.mark.slow  # four minutes
 @pytest.mark.filterwarnings("ignore::advphotoz.ZeroGradientWarning")  # networks hardly trained
 def test_the_whole_experiment_also_when_it_is_stopped_within_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -123,7 +123,8 @@ def _judged(results: Results) -> Table:
     for name in ALONE:
         found = results.judged(name)
         numbers = [in_units(found[row], m) for m in METRICS[1:] for row in ("clean", judge)]
-        lines.append([name, *map(str, numbers), found.checks.verdict.removeprefix("Checks: ")])
+        said = "none" if found.checks is None else found.checks.verdict
+        lines.append([name, *map(str, numbers), said.removeprefix("Checks: ")])
     head = [f"{HEADS[m]} {row}" for m in METRICS[1:] for row in ("clean", "standard attack")]
     return ["network", *head, "checks"], lines
 
