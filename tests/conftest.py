@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import advphotoz
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The same examples on every run, and no time limit for one: a loaded machine is not a failure.
@@ -43,3 +45,14 @@ def _torch_state() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of a process: the package under test, one thread."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(advphotoz.__file__).parents[1]),  # the package under test
+        "ADVPHOTOZ_CACHE": str(tmp_path_factory.mktemp("galaxies")),
+        "OMP_NUM_THREADS": "1",
+    }

@@ -182,7 +182,7 @@ def test_train_resumes_and_attack_takes_the_folder(
             return super().validate(loader)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("advphotoz.command.train.AdversarialTrainer", Stopped)
+        patch.setattr("advphotoz.command.training.AdversarialTrainer", Stopped)
         assert main(f"train ours.npz --run parts {settings}".split()) == 130
     assert main(f"train ours.npz --run parts {settings}".split()) == 0
     first, second = (

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 
-import advphotoz
 from advphotoz.evaluation import Evaluation
 
 pytest.importorskip("galsim", reason="the demo draws galaxies: needs the extra sim")
@@ -27,16 +26,6 @@ pytest.importorskip("jinja2", reason="the demo writes HTML: needs the extra repo
 
 COMMAND = (sys.executable, "-m", "advphotoz", "demo")
 TIMEOUT = 300  # a loaded machine is not a failure
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(Path(advphotoz.__file__).parents[1]),  # the package under test
-        "ADVPHOTOZ_CACHE": str(tmp_path_factory.mktemp("galaxies")),
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def run(*options: object, env: dict[str, str], cwd: Path, status: int = 0) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import advphotoz
 from advphotoz import CrossEntropy, RedshiftBins, models
 from advphotoz.survey import CalibrationBudget
 from advphotoz.training import AdversarialTrainer
@@ -22,16 +20,6 @@ pytest.importorskip("matplotlib", reason="the demo draws pictures: needs the ext
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TIMEOUT = 300  # a loaded machine is not a failure
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(Path(advphotoz.__file__).parents[1]),  # the package under test
-        "ADVPHOTOZ_CACHE": str(tmp_path_factory.mktemp("galaxies")),
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def run(

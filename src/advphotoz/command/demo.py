@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader
 from advphotoz import (
     FGSM,
     PGD,
-    AdversarialTrainer,
     Attack,
     CrossEntropy,
     LinfBall,
@@ -33,7 +32,8 @@ from advphotoz import (
     models,
     standard,
 )
-from advphotoz.command.outputs import EpochLines, progress, say
+from advphotoz.command.outputs import progress, say
+from advphotoz.command.training import fit
 from advphotoz.datasets import CutoutDataset, random_dihedral, simulate
 from advphotoz.evaluation import Checks, Evaluation, Row
 
@@ -96,29 +96,21 @@ def train(name: str, data: tuple[CutoutDataset, ...], args: argparse.Namespace) 
         rate, epochs, batch = 3e-3, 2 * args.epochs, 64
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
     fraction = args.fraction if name == "adversarial" else 0.0
-    steps = epochs * -(-len(data[0]) // batch)
-    trainer = AdversarialTrainer(
+    say(f"{TITLES.get(name, 'Reference: perceptron on apertures')}:")
+    fit(
         model,
         optimizer,
+        (data[0], data[1]),
         DEFENSE,
         fraction,
         SOFT_LABELS,
-        scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps),
-        scheduler_step="step",
+        epochs=epochs,
+        batch=batch,
+        valid_batch=100,
         transform=None if name == REFERENCE else random_dihedral,
         autocast=None if name == REFERENCE else fast_autocast(),
         seed=args.seed,
-    )
-    shuffle = torch.Generator().manual_seed(args.seed)
-    loader = DataLoader(data[0], batch_size=batch, shuffle=True, generator=shuffle)
-    say(f"{TITLES.get(name, 'Reference: perceptron on apertures')}:")
-    trainer.fit(
-        loader,
-        DataLoader(data[1], 100),
-        epochs,
         checkpoint=args.out / f"{name}.pt",
-        callbacks=[EpochLines(epochs)],
-        progress=progress(),
     )
     return model
 

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from advphotoz import (
     FGSM,
     PGD,
-    AdversarialTrainer,
     Attack,
     CrossEntropy,
     LinfBall,
@@ -34,7 +32,8 @@ from advphotoz import (
 from advphotoz.command.cutouts import add_cutouts, open_cutouts, some_images
 from advphotoz.command.eps import size
 from advphotoz.command.network import CHECKPOINT, add_network, build, described, device
-from advphotoz.command.outputs import EpochLines, progress, say
+from advphotoz.command.outputs import say
+from advphotoz.command.training import fit
 from advphotoz.datasets import random_dihedral
 from advphotoz.objectives import Objective
 from advphotoz.redshift import Readout
@@ -78,34 +77,24 @@ def run(args: argparse.Namespace) -> int:
     model = build(network, data).to(device(args))
     train, valid = (part.load() for part in data.split(0.9, 0.1, seed=args.seed))
     attack = None if not args.fraction else _attack(args, args.eps.of(some_images(data)))
-    objective = _objective(network.readout)
     _same_settings(args)
     network.save(args.folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)
-    steps = args.epochs * -(-len(train) // args.batch)
-    trainer = AdversarialTrainer(
+    trainer = fit(
         model,
-        optimizer,
+        torch.optim.AdamW(model.parameters(), lr=args.learning_rate),
+        (train, valid),
         attack,
         args.fraction,
-        objective,
-        scheduler=torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, args.learning_rate, total_steps=steps
-        ),
-        scheduler_step="step",
+        _objective(network.readout),
+        epochs=args.epochs,
+        batch=args.batch,
+        valid_batch=args.batch,
         transform=random_dihedral,
         autocast=fast_autocast(device(args)),
         seed=args.seed,
-    )
-    shuffle = torch.Generator().manual_seed(args.seed)
-    history = trainer.fit(
-        DataLoader(train, args.batch, shuffle=True, generator=shuffle),
-        DataLoader(valid, args.batch),
-        args.epochs,
         checkpoint=args.folder / CHECKPOINT,
-        callbacks=[EpochLines(args.epochs)],
-        progress=progress(),
     )
+    history = trainer.history
     best = trainer.best_epoch
     say(
         f"{len(history)} epochs; the lowest validation loss, "
